@@ -1,0 +1,249 @@
+"""What goes over the wire: requests, the job as the client sees it, and the frame as the worker sees it.
+
+Owns names, types, ranges and defaults. Leaves out what a request expands to (`shared.plan`) and which models and
+pictures exist (`shared.catalogue`).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Final, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+
+MAX_SEED: Final = 2**32 - 1
+MAX_DURATION_S: Final = 36_000.0
+MAX_PROMPT_CHARACTERS: Final = 500
+
+Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+Stage = Literal["rendering", "sounding", "encoding"]
+JobType = Literal["clip", "track"]
+Priority = Literal["interactive", "normal", "bulk"]
+Format = Literal["wav", "flac", "mp3", "ogg", "opus"]
+Sampler = Literal["dpmpp_2m", "ddim"]
+WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
+TERMINAL: Final[frozenset[Status]] = frozenset({"succeeded", "failed", "canceled"})
+
+
+def _is_encodable(text: str) -> str:
+    """Refuse lone surrogates and NULs: neither can be stored or sent on as UTF-8 text."""
+    if "\x00" in text or re.search("[\ud800-\udfff]", text):
+        raise ValueError("must be plain text without NUL characters or lone surrogates")
+    return text
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Text = Annotated[str, AfterValidator(_is_encodable)]
+Prompt = Annotated[
+    Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT_CHARACTERS)
+]
+NegativePrompt = Annotated[Text, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT_CHARACTERS)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Strength = Annotated[float, Field(ge=0.0, le=1.0)]
+Guidance = Annotated[float, Field(ge=1.0, le=30.0)]
+PictureId = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,80}$")]
+
+
+class Webhook(_Contract):
+    """Where to post signed news of a job."""
+
+    url: Annotated[Text, Field(min_length=1, max_length=2_000, description="https URL that is posted to.")]
+    events: list[WebhookEvent] = Field(
+        default_factory=lambda: list(get_args(WebhookEvent)), min_length=1, description="Events to send."
+    )
+
+
+class Keyframe(_Contract):
+    """A point of a track that its frames move towards and away from."""
+
+    prompt: Prompt = Field(description="What it should sound like.")
+    negative_prompt: NegativePrompt = Field("", description="What it should not sound like.")
+    seed: Seed | None = Field(None, description="Noise seed; drawn and reported when left out.")
+    denoising_strength: Strength = Field(
+        0.75, description="How far to move from the seed image: 0 keeps it, 1 ignores it."
+    )
+    guidance_scale: Guidance | None = Field(
+        None, description="How strictly to follow the prompt; the job's when left out."
+    )
+    at_s: float | None = Field(
+        None, ge=0, le=MAX_DURATION_S, description="Seconds from the start; spread evenly when left out."
+    )
+
+
+class PowerCurve(_Contract):
+    """alpha ** power between two keyframes: above 1 lingers at the first, below 1 leaves it at once."""
+
+    power: float = Field(gt=0, le=10)
+
+
+class _Request(_Contract):
+    duration_s: float = Field(
+        5.12, ge=0.1, le=MAX_DURATION_S, description="Length of the sound in seconds; exact to the sample."
+    )
+    seed_image: PictureId | None = Field(
+        None, description="Id of a built-in or uploaded spectrogram picture to start from."
+    )
+    mask_image: PictureId | None = Field(
+        None, description="Id of an uploaded mask: white repaints, black keeps the seed image."
+    )
+    model: str = Field("riffarm-mini", max_length=200, description="Name of a model this farm serves.")
+    sampler: Sampler = Field("dpmpp_2m", description="The denoising method.")
+    num_inference_steps: int = Field(20, ge=1, le=150, description="Denoising steps at strength 1.")
+    guidance_scale: Guidance = Field(5.0, description="How strictly to follow the prompt.")
+    formats: list[Format] = Field(
+        default_factory=lambda: ["flac"], min_length=1, max_length=5, description="Audio files to make."
+    )
+    priority: Priority = Field("normal", description="Queue to wait in.")
+    webhook: Webhook | None = Field(None, description="Where to post signed news of this job.")
+    labels: dict[
+        Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]
+    ] = Field(default_factory=dict, max_length=16, description="Your own marks, to filter by.")
+
+
+class ClipRequest(_Request):
+    """One prompt, and as many variations of it as asked for."""
+
+    type: Literal["clip"] = "clip"
+    prompt: Prompt = Field(description="What it should sound like.")
+    negative_prompt: NegativePrompt = Field("", description="What it should not sound like.")
+    seed: Seed | None = Field(None, description="Noise seed; drawn and reported when left out.")
+    variations: int = Field(1, ge=1, le=64, description="How many different takes to make.")
+    denoising_strength: Strength = Field(
+        0.75, description="How far to move from the seed image: 0 keeps it, 1 ignores it."
+    )
+
+
+class TrackRequest(_Request):
+    """A walk from keyframe to keyframe, rendered as one piece of sound."""
+
+    type: Literal["track"] = "track"
+    keyframes: list[Keyframe] = Field(min_length=1, max_length=256, description="The points of the walk, in order.")
+    alpha_curve: Literal["linear", "smooth"] | PowerCurve = Field(
+        "linear", description="How alpha moves between two keyframes."
+    )
+
+
+JobRequest = Annotated[ClipRequest | TrackRequest, Field(discriminator="type")]
+JOB_REQUEST: Final[TypeAdapter[ClipRequest | TrackRequest]] = TypeAdapter(JobRequest)
+
+
+class FrameEnd(_Contract):
+    """All that one keyframe gives to a frame."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    denoising_strength: float
+    guidance_scale: float
+
+
+class Frame(_Contract):
+    """One spectrogram image: all that determines its pixels, and nothing else.
+
+    `end` is None exactly when the frame lies on `start`; then `alpha` is 0.
+    """
+
+    model: str
+    model_revision: str
+    sampler: Sampler
+    num_inference_steps: int
+    columns: int
+    seed_image: str | None
+    mask_image: str | None
+    start: FrameEnd
+    end: FrameEnd | None
+    alpha: float
+
+
+class Progress(_Contract):
+    """How far a job is."""
+
+    frames_done: int
+    frames_total: int
+    frames_reused: int = Field(description="Of the finished frames, those that had been rendered before.")
+    fraction: float = Field(description="0..1 over all stages.")
+    audio_s_ready: float = Field(description="Seconds of sound already made.")
+    eta_s: float | None = Field(description="Estimated seconds to the end; null while unknown.")
+
+
+class Output(_Contract):
+    """A finished file."""
+
+    name: str
+    media_type: str
+    bytes: int
+    sha256: str
+    duration_s: float | None
+    url: str
+    url_expires_at: datetime
+
+
+class JobFailure(_Contract):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Metrics(_Contract):
+    """Where a job's time went, in seconds; `render_s` and `sound_s` add up over workers."""
+
+    queued_s: float | None
+    render_s: float
+    sound_s: float
+    encode_s: float
+    audio_s: float
+    realtime_factor: float | None = Field(description="Seconds of sound per second of waiting.")
+
+
+class JobUrls(_Contract):
+    """Where to go on from here."""
+
+    self: str
+    cancel: str
+
+
+class Job(_Contract):
+    """A job as the client sees it."""
+
+    id: str
+    type: JobType
+    status: Status
+    stage: Stage | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    progress: Progress
+    queue_position: int | None
+    input: JobRequest = Field(description="The request with every default and drawn seed filled in.")
+    outputs: list[Output]
+    error: JobFailure | None
+    warnings: list[str]
+    metrics: Metrics
+    labels: dict[str, str]
+    urls: JobUrls
+
+
+class JobPage(_Contract):
+    """One page of jobs, newest first."""
+
+    data: list[Job]
+    next: str | None
+
+
+class PlanSummary(_Contract):
+    """What a request would render."""
+
+    frames_total: int
+    frames_ready: int = Field(description="Frames that are in storage already and would be reused.")
+    batches_total: int
+    chunks_total: int
+    duration_s: float
+    samples_total: int
+    estimate_s: float | None = Field(description="Estimated seconds on the farm as it is now; null while unknown.")
+    input: JobRequest

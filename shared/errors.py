@@ -1,0 +1,82 @@
+"""The one tree of errors; an error's docstring is its default message.
+
+    RiffarmError
+    ├── RequestError            the client can mend it
+    │   ├── InvalidRequestError
+    │   ├── NotFoundError
+    │   └── AccessDeniedError
+    ├── TransientError          worth trying again, with backoff
+    │   ├── StorageUnavailableError
+    │   └── QueueUnavailableError
+    ├── RenderError             final: trying again gives the same
+    ├── JobCanceled             control flow, not a failure
+    └── ObjectNotFoundError
+
+Leaves out HTTP numbers: those live in `api.problems`. Errors that cross Celery take a message alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class RiffarmError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "").strip()
+        super().__init__(self.message)
+
+
+class RequestError(RiffarmError):
+    """The request cannot be carried out as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One wrong field of a request: where it is, what is wrong, what came and what is right."""
+
+    field: str
+    message: str
+    got: object = None
+    allowed: object = None
+
+
+class InvalidRequestError(RequestError):
+    """The request has a field that is not right."""
+
+    def __init__(self, *errors: FieldError) -> None:
+        self.errors = errors
+        super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
+
+
+class NotFoundError(RequestError):
+    """There is no such thing here."""
+
+
+class AccessDeniedError(RequestError):
+    """The key is missing or wrong."""
+
+
+class TransientError(RiffarmError):
+    """A part of the farm does not answer just now."""
+
+
+class StorageUnavailableError(TransientError):
+    """The object storage does not answer or refuses to write."""
+
+
+class QueueUnavailableError(TransientError):
+    """Redis does not answer."""
+
+
+class RenderError(RiffarmError):
+    """The job cannot be rendered."""
+
+
+class JobCanceled(RiffarmError):  # noqa: N818 — control flow, not an error
+    """The job was canceled."""
+
+
+class ObjectNotFoundError(RiffarmError):
+    """There is no object with this key."""
