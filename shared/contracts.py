@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
@@ -38,9 +38,7 @@ class _Contract(BaseModel):
 
 
 Text = Annotated[str, AfterValidator(_is_encodable)]
-Prompt = Annotated[
-    Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT_CHARACTERS)
-]
+Prompt = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 NegativePrompt = Annotated[Text, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT_CHARACTERS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -53,7 +51,7 @@ class Webhook(_Contract):
 
     url: Annotated[Text, Field(min_length=1, max_length=2_000, description="https URL that is posted to.")]
     events: list[WebhookEvent] = Field(
-        default_factory=lambda: list(get_args(WebhookEvent)), min_length=1, description="Events to send."
+        default=["job.succeeded", "job.failed", "job.canceled"], min_length=1, description="Events to send."
     )
 
 
@@ -94,14 +92,12 @@ class _Request(_Contract):
     sampler: Sampler = Field("dpmpp_2m", description="The denoising method.")
     num_inference_steps: int = Field(20, ge=1, le=150, description="Denoising steps at strength 1.")
     guidance_scale: Guidance = Field(5.0, description="How strictly to follow the prompt.")
-    formats: list[Format] = Field(
-        default_factory=lambda: ["flac"], min_length=1, max_length=5, description="Audio files to make."
-    )
+    formats: list[Format] = Field(default=["flac"], min_length=1, max_length=5, description="Audio files to make.")
     priority: Priority = Field("normal", description="Queue to wait in.")
     webhook: Webhook | None = Field(None, description="Where to post signed news of this job.")
-    labels: dict[
-        Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]
-    ] = Field(default_factory=dict, max_length=16, description="Your own marks, to filter by.")
+    labels: dict[Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]] = Field(
+        default_factory=dict, max_length=16, description="Your own marks, to filter by."
+    )
 
 
 class ClipRequest(_Request):

@@ -29,6 +29,15 @@ ResolvedRequest = ClipRequest | TrackRequest
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """What the request's names stood for when it was accepted; kept with the job, so that it renders the same later."""
+
+    model_revision: str
+    seed_image_sha256: str | None = None
+    mask_image_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A run of frames turned into sound together; `part` is the variation it belongs to."""
 
@@ -85,9 +94,7 @@ def _keyframe_times(request: TrackRequest) -> list[float]:
             )
     if known[-1] > request.duration_s:
         raise InvalidRequestError(
-            FieldError(
-                f"keyframes[{count - 1}].at_s", "lies beyond the end", known[-1], f"<= {request.duration_s}"
-            )
+            FieldError(f"keyframes[{count - 1}].at_s", "lies beyond the end", known[-1], f"<= {request.duration_s}")
         )
     return known
 
@@ -95,11 +102,9 @@ def _keyframe_times(request: TrackRequest) -> list[float]:
 class Plan:
     """What a resolved request renders: `parts` equal runs of frames, cut into batches and chunks."""
 
-    def __init__(
-        self, request: ResolvedRequest, model_revision: str, params: SpectrogramParams | None = None
-    ) -> None:
+    def __init__(self, request: ResolvedRequest, sources: Sources, params: SpectrogramParams | None = None) -> None:
         self.request = request
-        self.model_revision = model_revision
+        self.sources = sources
         self.params = params or SpectrogramParams()
         self.part_samples = self.params.samples_from_s(request.duration_s)
         self.part_frames = -(-self.part_samples // self.params.samples_from_columns(FRAME_COLUMNS))
@@ -137,22 +142,20 @@ class Plan:
         """The frame with this number; equal frames of different jobs compare and hash the same."""
         part, index_in_part = divmod(index, self.part_frames)
         start, end, alpha = self._ends(part, index_in_part)
-        if alpha == 1:
-            start, end = end, None
-        if alpha == 0 or end == start:
-            end = None
+        start = end if alpha == 1 else start
+        is_between = 0 < alpha < 1 and end != start
         request = self.request
         return Frame(
             model=request.model,
-            model_revision=self.model_revision,
+            model_revision=self.sources.model_revision,
             sampler=request.sampler,
             num_inference_steps=request.num_inference_steps,
             columns=FRAME_COLUMNS,
-            seed_image=request.seed_image,
-            mask_image=request.mask_image,
+            seed_image=self.sources.seed_image_sha256,
+            mask_image=self.sources.mask_image_sha256,
             start=start,
-            end=end,
-            alpha=alpha if end else 0.0,
+            end=end if is_between else None,
+            alpha=alpha if is_between else 0.0,
         )
 
     def _ends(self, part: int, index_in_part: int) -> tuple[FrameEnd, FrameEnd, float]:

@@ -1,0 +1,123 @@
+"""What a job may queue now, and how: task and queue names, the Celery app's delivery settings, the move of a job.
+
+Owns everything both sides must agree on about messages. Leaves out what the tasks do (`workers.tasks`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from shared.contracts import JOB_REQUEST, Priority, Stage
+from shared.errors import QueueUnavailableError
+from shared.job_store import SUBMITTED, JobStore
+from shared.plan import Plan, Sources
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
+
+# Plain strings: Celery reads `task.name`, so an enumeration's member would be taken for a task.
+RENDER_BATCH: Final = "riffarm.render_batch"
+SOUND_CHUNK: Final = "riffarm.sound_chunk"
+DELIVER: Final = "riffarm.deliver"
+POST_WEBHOOK: Final = "riffarm.post_webhook"
+
+SOUND_QUEUE: Final = "sound"
+DELIVER_QUEUE: Final = "deliver"
+RENDER_QUEUES: Final[dict[Priority, str]] = {
+    "interactive": "render.interactive",
+    "normal": "render.normal",
+    "bulk": "render.bulk",
+}
+# What is nearly finished goes first: it frees storage and gives a client something to hear.
+QUEUES: Final = (DELIVER_QUEUE, SOUND_QUEUE, *RENDER_QUEUES.values())
+
+STAGE_OF_ITEM: Final[dict[str, Stage]] = {"b": "rendering", "c": "sounding", "d": "encoding"}
+
+
+def celery_app(settings: Settings) -> Celery:
+    """The Celery app with the delivery settings that survive killed workers and restarted brokers."""
+    app = Celery("riffarm", broker=settings.redis_url)
+    app.conf.update(
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_max": 0.5},
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        # A spawned child imports torch and loads the model before it reports for work.
+        worker_proc_alive_timeout=300.0,
+        worker_soft_shutdown_timeout=3.0,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=3,
+        broker_transport_options={
+            "visibility_timeout": settings.visibility_timeout_s,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+            "health_check_interval": 10,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "retry_on_timeout": True,
+            "sep": ":",
+            "queue_order_strategy": "priority",
+        },
+    )
+    return app
+
+
+def plan_of(job: dict[str, str]) -> Plan:
+    """The plan of a recorded job."""
+    return Plan(JOB_REQUEST.validate_json(job["input"]), Sources(**json.loads(job["sources"])))
+
+
+class Dispatcher:
+    """Puts a job's work into the queues, as much at a time as its window lets it."""
+
+    def __init__(self, app: Celery, job_store: JobStore, window: int) -> None:
+        self._app = app
+        self._job_store = job_store
+        self._window = window
+
+    def move_on(self, job_id: str, plan: Plan, finished: str = SUBMITTED) -> list[str]:
+        """Queue what may start now that item `finished` is recorded as done. Safe to call twice.
+
+        Raises QueueUnavailableError when Redis does not answer.
+        """
+        chunk = self._job_store.next_chunk(job_id)
+        needed = plan.chunk(chunk).needed_frames if chunk < plan.chunks_total else range(0)
+        items = self._job_store.release(
+            job_id, finished, self._window, plan.batches_total, plan.chunks_total, chunk, needed
+        )
+        for item in items:
+            self._publish(job_id, item, plan.request.priority)
+        return items
+
+    def announce(self, job_id: str, event: str) -> None:
+        """Queue the webhook for a job's end."""
+        self._send(POST_WEBHOOK, DELIVER_QUEUE, job_id=job_id, event=event)
+        self._job_store.set_announced(job_id)
+
+    def _publish(self, job_id: str, item: str, priority: Priority) -> None:
+        match item[0]:
+            case "b":
+                self._send(RENDER_BATCH, RENDER_QUEUES[priority], job_id=job_id, batch=int(item[1:]))
+            case "c":
+                self._send(SOUND_CHUNK, SOUND_QUEUE, job_id=job_id, chunk=int(item[1:]))
+            case _:
+                self._send(DELIVER, DELIVER_QUEUE, job_id=job_id)
+
+    def _send(self, task: str, queue: str, **arguments: str | int) -> None:
+        try:
+            self._app.send_task(task, kwargs=arguments, queue=queue)
+        except (OperationalError, ConnectionError, TimeoutError) as error:
+            raise QueueUnavailableError(f"Redis does not take messages: {error}") from error

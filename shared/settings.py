@@ -1,0 +1,43 @@
+"""How this process is run: addresses, secrets, limits. Read once from RIFFARM_* at each entry.
+
+Leaves out everything that changes the sound: that is in the request and kept with the job.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of every process of the farm; each uses what concerns it."""
+
+    model_config = SettingsConfigDict(env_prefix="RIFFARM_", frozen=True, extra="ignore")
+
+    redis_url: str = Field(description="Valkey or Redis: redis://host:port/db")
+    storage_url: str = Field(description="file:DIR or s3://bucket/prefix")
+    s3_endpoint_url: str | None = Field(None, description="S3 server other than AWS")
+    secret: SecretStr = Field(description="Signs the URLs of outputs on local disk; at least 32 characters")
+    webhook_secret: SecretStr | None = Field(None, description="whsec_<base64 of 24..64 bytes>; signs webhooks")
+    webhook_allow_loopback: bool = Field(False, description="Let webhooks go to http://127.0.0.1 (development)")
+    gateway_key: SecretStr | None = Field(None, description="Bearer key that clients must send")
+    host: str = Field("127.0.0.1", description="Address the gateway listens on")
+    port: int = Field(8000, ge=0, le=65_535, description="Port the gateway listens on")
+    max_body_bytes: int = Field(1_000_000, gt=0, description="Largest JSON body")
+    max_upload_bytes: int = Field(20_000_000, gt=0, description="Largest uploaded picture")
+    output_url_ttl_s: int = Field(86_400, gt=0, description="How long an output's URL works")
+    models_file: Path | None = Field(None, description="models.toml of your own, beside the built-in model")
+    job_window: int = Field(8, gt=0, description="Batches one job may have in the queues at a time")
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where frames are rendered")
+    visibility_timeout_s: int = Field(30, ge=5, description="A lost worker's work starts again after this time")
+    log_format: Literal["console", "json"] = Field("json", description="How log lines look")
+
+    @field_validator("secret")
+    @classmethod
+    def _is_long_enough(cls, secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value()) < 32:
+            raise ValueError("must be at least 32 characters; make one with: openssl rand -hex 32")
+        return secret
