@@ -1,0 +1,176 @@
+"""The built-in model's parts in diffusers' own classes, and the folder they are saved in.
+
+Owns sizes, the tokenizer and the folder's layout. Leaves out training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from workers.training.recipe import UnetRecipe, VaeRecipe
+
+LATENT_FACTOR: Final = 8
+MAX_TOKENS: Final = 77
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_WORDS: Final = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+
+
+def autoencoder(recipe: VaeRecipe) -> AutoencoderKL:
+    """An untrained autoencoder of factor 8 for pictures of three channels."""
+    levels = len(recipe.widths)
+    return AutoencoderKL(
+        block_out_channels=recipe.widths,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=recipe.latent_channels,
+        norm_num_groups=recipe.norm_groups,
+        layers_per_block=1,
+        mid_block_add_attention=False,
+        sample_size=512,
+    )
+
+
+def denoiser(recipe: UnetRecipe, latent_channels: int) -> UNet2DConditionModel:
+    """An untrained denoiser that looks at the caption at every level but the top.
+
+    Attention at half the latents' size is what makes instruments follow their words; leaving it to the lower levels
+    gives a lower loss and pictures that ignore the instrument.
+    """
+    lower = len(recipe.widths) - 1
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=recipe.widths,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * lower,
+        up_block_types=("CrossAttnUpBlock2D",) * lower + ("UpBlock2D",),
+        cross_attention_dim=recipe.text_width,
+        attention_head_dim=recipe.heads,
+        norm_num_groups=recipe.norm_groups,
+    )
+
+
+def text_encoder(recipe: UnetRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained text encoder for a tokenizer's vocabulary."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.text_width,
+            intermediate_size=4 * recipe.text_width,
+            num_hidden_layers=recipe.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=recipe.text_width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def scheduler() -> DPMSolverMultistepScheduler:
+    """The noise schedule the denoiser is trained on, as the sampler it is shipped with."""
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1_000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        timestep_spacing="trailing",
+        steps_offset=1,
+    )
+
+
+def train_tokenizer(captions: Iterable[str], vocabulary: int, folder: Path) -> CLIPTokenizer:
+    """A byte-pair tokenizer in CLIP's own form, learnt from captions and saved in `folder`."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe = Tokenizer(
+        models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="", unk_token=_END)  # noqa: S106
+    )
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, bytewise])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        special_tokens=[_START, _END],
+        show_progress=False,
+    )
+    bpe.train_from_iterator(captions, trainer)
+    learnt = json.loads(bpe.to_str())["model"]
+    return _save_tokenizer(learnt["vocab"], learnt["merges"], sorted(alphabet), folder)
+
+
+def _save_tokenizer(
+    vocabulary: dict[str, int], merges: list[Any], alphabet: list[str], folder: Path
+) -> CLIPTokenizer:
+    """Write vocab.json and merges.txt, every byte included, so that any prompt has tokens."""
+    for piece in (form for byte in alphabet for form in (byte, byte + "</w>")):
+        vocabulary.setdefault(piece, len(vocabulary))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def tokens_from_captions(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """Token ids, shape (caption, MAX_TOKENS)."""
+    ids: torch.Tensor = tokenizer(
+        captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
+def save_model(
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+) -> None:
+    """Save the whole model in half precision as a Stable Diffusion folder, safetensors alone, replacing `folder`."""
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    pipeline(vae, unet, text, tokenizer).to(torch.float16).save_pretrained(fresh, safe_serialization=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def pipeline(
+    vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> StableDiffusionPipeline:
+    """The parts as one text-to-image pipeline without a safety checker."""
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
