@@ -236,10 +236,9 @@ class PlanSummary(_Contract):
     """What a request would render."""
 
     frames_total: int
-    frames_ready: int = Field(description="Frames that are in storage already and would be reused.")
+    frames_ready: int = Field(description="Frames in storage already, which would be reused; from a sample on long tracks.")
     batches_total: int
     chunks_total: int
     duration_s: float
     samples_total: int
-    estimate_s: float | None = Field(description="Estimated seconds on the farm as it is now; null while unknown.")
     input: JobRequest

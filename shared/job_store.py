@@ -163,12 +163,11 @@ class JobStore:
     def create(self, job_id: str, fields: Mapping[str, str | int | float]) -> None:
         """Record a new job as queued."""
         created_ms = int(fields["created_ms"])
-        start = {
-            "id": job_id, "status": "queued", "stage": "", "delivering": 0, "announced": 0, "next_batch": 0, "batches_done": 0,
-            "next_chunk": 0, "chunks_done": 0, "frames_reused": 0, "render_ms": 0, "sound_ms": 0, "encode_ms": 0,
-        }  # fmt: skip
+        counters = ("delivering", "announced", "next_batch", "batches_done", "next_chunk", "chunks_done")
+        sums = ("frames_reused", "render_ms", "sound_ms", "encode_ms")
+        mapping: dict[Any, Any] = {"id": job_id, "status": "queued", "stage": "", **dict.fromkeys(counters + sums, 0)}
         with _reachable(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(self._job(job_id), mapping={**start, **fields})
+            pipe.hset(self._job(job_id), mapping=mapping | dict(fields))
             pipe.zadd(f"{PREFIX}jobs", {job_id: created_ms})
             pipe.zadd(f"{PREFIX}jobs:queued", {job_id: created_ms})
             pipe.sadd(f"{PREFIX}jobs:active", job_id)

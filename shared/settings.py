@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     gateway_key: SecretStr | None = Field(None, description="Bearer key that clients must send")
     host: str = Field("127.0.0.1", description="Address the gateway listens on")
     port: int = Field(8000, ge=0, le=65_535, description="Port the gateway listens on")
+    public_url: str | None = Field(None, description="Where clients reach the gateway; http://host:port by default")
     max_body_bytes: int = Field(1_000_000, gt=0, description="Largest JSON body")
     max_upload_bytes: int = Field(20_000_000, gt=0, description="Largest uploaded picture")
     output_url_ttl_s: int = Field(86_400, gt=0, description="How long an output's URL works")
@@ -34,6 +35,11 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where frames are rendered")
     visibility_timeout_s: int = Field(30, ge=5, description="A lost worker's work starts again after this time")
     log_format: Literal["console", "json"] = Field("json", description="How log lines look")
+
+    @property
+    def base_url(self) -> str:
+        """Where clients reach the gateway, without a slash at the end."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
 
     @field_validator("secret")
     @classmethod

@@ -1,0 +1,257 @@
+"""The command line: `riffarm render|jobs|show|cancel`, and the commands that the other packages announce.
+
+Leaves out the commands that need a model or start processes: `workers.cli`, `infra.local`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from api.client import Client, FarmError
+from shared.contracts import Job
+from shared.errors import RiffarmError
+
+app = typer.Typer(
+    help="riffarm: a render farm for music made by diffusion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# Progress and tables are for people: results alone go to standard output.
+console = Console(stderr=True)
+_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+Url = Annotated[str | None, typer.Option(help="The farm's address; RIFFARM_URL, else this machine's port 8000.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the job as JSON.")]
+_LABELS: Final = {"queued": "waiting", "rendering": "rendering", "sounding": "making sound", "encoding": "encoding"}
+
+
+def duration_s_from_text(text: str) -> float:
+    """Seconds from '90', '90s', '2m', '1m30s' or '1h'. Raises typer.BadParameter."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match or not any(match.groups()):
+        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 2m, 1m30s or 1h")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3_600 + minutes * 60 + seconds
+
+
+@app.command()
+def render(
+    prompts: Annotated[list[str], typer.Argument(help="One prompt for a clip's sound, more to walk between them.")],
+    duration: Annotated[str, typer.Option(help="Length: 90s, 2m, 1h.")] = "5.12s",
+    seed: Annotated[list[int] | None, typer.Option(help="Noise seed of each prompt; drawn when left out.")] = None,
+    negative: Annotated[str, typer.Option(help="What it should not sound like.")] = "",
+    seed_image: Annotated[str | None, typer.Option(help="A built-in seed image, or a picture file of yours.")] = None,
+    denoising_strength: Annotated[float, typer.Option(help="0 keeps the seed image, 1 ignores it.")] = 0.75,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    model: Annotated[str, typer.Option(help="A model the farm serves.")] = "riffarm-mini",
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="wav, flac, mp3, ogg or opus; may be given again.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; its folder and stem serve all outputs.")
+    ] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render sound from prompts, on a running farm or else on a local one started for this."""
+    if seed and len(seed) != len(prompts):
+        raise typer.BadParameter(f"{len(prompts)} prompts need {len(prompts)} seeds, not {len(seed)}")
+    wanted = formats or ([output.suffix[1:]] if output and output.suffix else ["flac"])
+    keyframes = [
+        {"prompt": prompt, "negative_prompt": negative, "denoising_strength": denoising_strength}
+        | ({"seed": seed[index]} if seed else {})
+        for index, prompt in enumerate(prompts)
+    ]
+    request: dict[str, Any] = {
+        "type": "track",
+        "keyframes": keyframes,
+        "duration_s": duration_s_from_text(duration),
+        "num_inference_steps": steps,
+        "model": model,
+        "formats": wanted,
+        "priority": "interactive",
+    }
+    target = output or Path(f"track.{wanted[0]}")
+    with _farm(url) as client:
+        if seed_image:
+            request["seed_image"] = client.upload(Path(seed_image)) if Path(seed_image).is_file() else seed_image
+        job = _followed(client, client.submit(request))
+        files = _downloaded(client, job, target)
+    _report(job, files, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _farm(url: str | None) -> Iterator[Client]:
+    """A client of the farm that runs, or of a local one that lives as long as the block."""
+    with Client.from_environment(url) as client:
+        if client.is_farm() or url or os.environ.get("RIFFARM_URL"):
+            yield client
+            return
+    with _local_farm() as address, Client(address) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _local_farm() -> Iterator[str]:
+    """Start `riffarm up` on a free port; its address. It stops with the block, also on Ctrl-C."""
+    console.print("No farm is running: starting a local one, with its log below.", style="dim")
+    command = [sys.executable, "-m", "infra.local", "--port", "0"]
+    # A session of its own: Ctrl-C reaches us alone, and we stop the farm in order.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as farm:
+        try:
+            assert farm.stdout  # noqa: S101 — it is a pipe
+            ready = next((line for line in farm.stdout if line.startswith("READY ")), None)
+            if ready is None:
+                raise FarmError("the local farm did not start; its log above says why")
+            yield ready.removeprefix("READY ").strip()
+        finally:
+            farm.send_signal(signal.SIGTERM)
+            with _uninterrupted():
+                farm.wait()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let nothing break off the block: a second Ctrl-C must not leave processes behind."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _followed(client: Client, job: Job) -> Job:
+    """Show a job's progress to its end. Cancels it on Ctrl-C; raises FarmError when it does not succeed."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TextColumn("{task.fields[frames]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    try:
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task("waiting", total=1.0, frames="")
+            for current in client.follow(job.id):
+                job = current
+                done = job.progress
+                label = _LABELS.get(job.stage or "queued", "") if job.status != "succeeded" else "done"
+                frames = f"{done.frames_done}/{done.frames_total} frames"
+                progress.update(bar, completed=done.fraction, description=label, frames=frames)
+    except KeyboardInterrupt:
+        client.cancel(job.id)
+        raise
+    if job.status != "succeeded":
+        raise FarmError(f"{job.id} {job.status}" + (f": {job.error.message}" if job.error else ""))
+    return job
+
+
+def _downloaded(client: Client, job: Job, target: Path) -> list[Path]:
+    """Download all outputs beside `target`, named after its stem."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FarmError(f"cannot write to {target.parent}: {error.strerror}") from error
+    files = []
+    for output in job.outputs:
+        path = target.with_name(target.stem + Path(output.name).suffix)
+        client.download(output, path)
+        files.append(path)
+    return files
+
+
+def _report(job: Job, files: list[Path], *, as_json: bool) -> None:
+    for warning in job.warnings:
+        console.print(f"Note: {warning}", style="yellow")
+    if as_json:
+        print(job.model_dump_json())  # noqa: T201 — the result
+        return
+    done, metrics = job.progress, job.metrics
+    if done.frames_reused:
+        console.print(f"{done.frames_reused} of {done.frames_total} frames had been rendered before and were reused.")
+    seeds = [one.seed for one in job.input.keyframes] if job.input.type == "track" else [job.input.seed]
+    console.print(
+        f"{metrics.audio_s:g} s of sound in {metrics.audio_s / (metrics.realtime_factor or 1):.1f} s"
+        f" ({metrics.realtime_factor:g} × real time), seeds {', '.join(map(str, seeds))}."
+    )
+    for path in files:
+        print(path)  # noqa: T201 — the result
+    heard = next((path for path in files if path.suffix != ".png"), None)
+    console.print(f"Hear it with your browser or any player, for example: ffplay -autoexit {heard}")
+
+
+@app.command("jobs")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the farm's jobs, newest first."""
+    with Client.from_environment(url) as client:
+        filters: dict[str, str | int] = {"limit": min(limit, 200)} | ({"status": status} if status else {})
+        found = [job for _, job in zip(range(limit), client.jobs(**filters), strict=False)]
+    if as_json:
+        print(f"[{','.join(job.model_dump_json() for job in found)}]")  # noqa: T201 — the result
+        return
+    table = Table("id", "type", "status", "done", "sound", "created")
+    for job in found:
+        percent = f"{job.progress.fraction:.0%}"
+        table.add_row(job.id, job.type, job.status, percent, f"{job.metrics.audio_s:g} s", f"{job.created_at:%F %T}")
+    Console().print(table)
+
+
+@app.command()
+def show(job_id: str, url: Url = None) -> None:
+    """Show one job, as JSON."""
+    with Client.from_environment(url) as client:
+        print(client.job(job_id).model_dump_json(indent=2))  # noqa: T201 — the result
+
+
+@app.command()
+def cancel(job_id: str, url: Url = None, as_json: AsJson = False) -> None:
+    """Cancel a job; what it finished stays."""
+    with Client.from_environment(url) as client:
+        job = client.cancel(job_id)
+    print(job.model_dump_json() if as_json else f"{job.id} {job.status}")  # noqa: T201 — the result
+
+
+def _add_commands() -> None:
+    for point in entry_points(group="riffarm.commands"):
+        try:
+            app.add_typer(point.load())
+        except ImportError as error:
+            console.print(f"[dim]The commands of {point.value} are off: {error}; install riffarm\\[worker].[/dim]")
+
+
+def main() -> None:
+    """Run the command line; errors are one sentence on standard error."""
+    _add_commands()
+    try:
+        app()
+    except RiffarmError as error:
+        console.print(f"riffarm: {error.message}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

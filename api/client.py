@@ -1,0 +1,139 @@
+"""The Python client: what a program, or the command line, needs to use a farm.
+
+Synchronous. Leaves out showing anything to anybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+
+from shared.contracts import TERMINAL, Job, Output, PlanSummary
+from shared.errors import RiffarmError
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+_POLL_S: Final = 0.3
+
+
+class FarmError(RiffarmError):
+    """The farm refused the request or cannot be reached."""
+
+    def __init__(self, message: str, code: str = "unreachable") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """A connection to one farm. Every method raises FarmError with a sentence that says what to do."""
+
+    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, timeout_s: float = 75.0) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s)
+
+    @classmethod
+    def from_environment(cls, url: str | None = None) -> Client:
+        """A client for `url`, else RIFFARM_URL, else this machine's port 8000; key from RIFFARM_API_KEY."""
+        return cls(url or os.environ.get("RIFFARM_URL") or DEFAULT_URL, os.environ.get("RIFFARM_API_KEY"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+    def is_farm(self) -> bool:
+        """Whether a riffarm gateway answers at the URL."""
+        try:
+            answer = self._http.get("/health", timeout=2.0)
+            return answer.is_success and answer.json().get("service") == "riffarm"
+        except (httpx.HTTPError, ValueError):
+            return False
+
+    def submit(self, request: Mapping[str, Any], wait_s: int = 0) -> Job:
+        """Submit a job; with `wait_s` (1..60) answer early when it ends by then."""
+        headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+        return _job(self._call("POST", "/v1/jobs", json=dict(request), headers=headers))
+
+    def plan(self, request: Mapping[str, Any]) -> PlanSummary:
+        """What a request would render."""
+        return PlanSummary.model_validate_json(self._call("POST", "/v1/jobs/plan", json=dict(request)).content)
+
+    def job(self, job_id: str) -> Job:
+        """A job as it is now."""
+        return _job(self._call("GET", f"/v1/jobs/{job_id}"))
+
+    def jobs(self, **filters: str | int) -> Iterator[Job]:
+        """Jobs, newest first, page by page."""
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._call("GET", "/v1/jobs", params={**filters, **cursor}).json()
+            for one in page["data"]:
+                yield Job.model_validate(one, strict=False)
+            if page["next"] is None:
+                return
+            cursor = {"cursor": httpx.URL(page["next"]).params["cursor"]}
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job; safe to call twice."""
+        return _job(self._call("POST", f"/v1/jobs/{job_id}/cancel"))
+
+    def follow(self, job_id: str) -> Iterator[Job]:
+        """The job again and again, until it has ended."""
+        while True:
+            job = self.job(job_id)
+            yield job
+            if job.status in TERMINAL:
+                return
+            time.sleep(_POLL_S)
+
+    def upload(self, picture: Path) -> str:
+        """Upload a picture; the id that a request's seed_image or mask_image takes."""
+        with picture.open("rb") as content:
+            answer = self._call("POST", "/v1/uploads", files={"content": (picture.name, content)})
+        return str(answer.json()["id"])
+
+    def download(self, output: Output, path: Path) -> None:
+        """Download an output and check it; `path` appears whole or not at all."""
+        partial = path.with_name(f".{path.name}.part")
+        digest = hashlib.sha256()
+        try:
+            # The URL carries its own authority: the key stays with the gateway.
+            with httpx.stream("GET", output.url, timeout=60.0) as answer, partial.open("wb") as file:
+                if not answer.is_success:
+                    raise FarmError(f"{output.name} cannot be downloaded: the farm answered {answer.status_code}")
+                for part in answer.iter_bytes():
+                    digest.update(part)
+                    file.write(part)
+            if digest.hexdigest() != output.sha256:
+                raise FarmError(f"{output.name} was damaged on its way; download it again")
+            partial.replace(path)
+        except httpx.HTTPError as error:
+            raise FarmError(f"{output.name} cannot be downloaded: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise FarmError(f"no farm answers at {self.url} ({error}); start one with: riffarm up") from error
+        if answer.is_success:
+            return answer
+        try:
+            problem = answer.json()
+            errors = "".join(f"; allowed: {one['allowed']}" for one in problem.get("errors", [])[:1] if one["allowed"])
+            raise FarmError(f"{problem['detail']}{errors}", problem["code"])
+        except (ValueError, KeyError, TypeError):
+            raise FarmError(f"{self.url} answered {answer.status_code}, which is not a riffarm's answer") from None
+
+
+def _job(answer: httpx.Response) -> Job:
+    return Job.model_validate_json(answer.content)

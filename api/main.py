@@ -1,0 +1,124 @@
+"""The gateway's entry: HTTP in, messages out.
+
+Puts the parts together and starts the server. Leaves out every route's work.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi_swagger import patch_fastapi
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from api import jobs, uploads
+from api.access import RequestGuard, is_loopback
+from api.jobs import Jobs
+from api.problems import ProblemDocument, install_problems
+from shared.catalogue import models
+from shared.dispatch import QUEUES, Dispatcher, celery_app
+from shared.errors import RiffarmError
+from shared.job_store import JobStore
+from shared.logs import configure_logs
+from shared.object_store import object_store_from_url
+from shared.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway over the farm that `settings` name."""
+    job_store = JobStore(settings.redis_url)
+    object_store = object_store_from_url(settings.storage_url, settings.s3_endpoint_url)
+    dispatcher = Dispatcher(celery_app(settings), job_store, settings.job_window)
+    app = FastAPI(
+        title="riffarm",
+        version="0.1.0",
+        summary="A render farm for music made by diffusion.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))
+    install_problems(app)
+    app.include_router(jobs.router)
+    app.include_router(uploads.router)
+    _add_farm_routes(app)
+    # Swagger's files come with the package: the documentation works without the Internet.
+    patch_fastapi(app, docs_url="/docs")
+    _document_problems(app)
+    app.add_middleware(RequestGuard, settings=settings)
+    if settings.gateway_key is None:
+        # Without a key only this machine may ask, also not by a web page that points its own name at us.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
+    return app
+
+
+def _add_farm_routes(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    def index() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    @app.get("/health", tags=["farm"], summary="Is the gateway up?")
+    def health() -> dict[str, str]:
+        """Answers as long as the process can."""
+        return {"status": "ok", "service": "riffarm"}
+
+    @app.get("/ready", tags=["farm"], summary="Can the farm take and render jobs?")
+    def ready(request: Request) -> Response:
+        """200 when Redis, storage and a worker for every queue are there; else 503 with each reason."""
+        reasons = _reasons_not_ready(request.app.state.jobs)
+        is_ready = not any(reasons.values())
+        return JSONResponse({"ready": is_ready, "checks": reasons}, 200 if is_ready else 503)
+
+
+def _reasons_not_ready(farm: Jobs) -> dict[str, str | None]:
+    reasons: dict[str, str | None] = {"redis": None, "storage": None, "workers": None}
+    try:
+        farm.object_store.check()
+    except RiffarmError as error:
+        reasons["storage"] = error.message
+    try:
+        served = {queue for worker in farm.job_store.workers() for queue in worker["queues"]}
+        missing = [queue for queue in QUEUES if queue not in served]
+        reasons["workers"] = f"no worker serves {', '.join(missing)}" if missing else None
+    except RiffarmError as error:
+        reasons["redis"] = error.message
+    return reasons
+
+
+def _document_problems(app: FastAPI) -> None:
+    """Give the OpenAPI document the problem's schema, and problems in place of FastAPI's own error form."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = make()
+        schemas = document["components"]["schemas"]
+        schemas["Problem"] = ProblemDocument.model_json_schema()
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    settings = Settings()  # the environment fills it
+    configure_logs(settings.log_format, "gateway")
+    if settings.gateway_key is None and not is_loopback(settings.host):
+        sys.exit(f"riffarm: refusing to listen on {settings.host} without a key; set RIFFARM_GATEWAY_KEY")
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Every error the gateway answers: its code, status, title and what to do, as RFC 9457 problem details.
+
+The one place with HTTP status numbers for errors. Leaves out finding what is wrong (`shared.contracts`, `api.jobs`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from shared.contracts import ClipRequest, Keyframe, PowerCurve, TrackRequest, Webhook
+from shared.errors import (
+    AccessDeniedError,
+    FieldError,
+    InvalidRequestError,
+    NotFoundError,
+    QueueUnavailableError,
+    RiffarmError,
+    StorageUnavailableError,
+)
+
+log = structlog.get_logger()
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One kind of error: its stable code, HTTP status, title, and what a client can do about it."""
+
+    code: str
+    status: int
+    title: str
+    remedy: str
+
+
+PROBLEMS: Final = {
+    problem.code: problem
+    for problem in (
+        Problem("malformed_body", 400, "The body cannot be read", "Send JSON in UTF-8."),
+        Problem("unauthorized", 401, "The key is missing or wrong", "Send 'Authorization: Bearer <key>'."),
+        Problem("url_expired", 403, "This link no longer works", "Read the job again for a fresh link."),
+        Problem("not_found", 404, "There is no such thing", "Check the id; it may have been deleted."),
+        Problem("method_not_allowed", 405, "This path has no such method", "See /docs for what each path takes."),
+        Problem("body_too_large", 413, "The body is too large", "Send less; pictures go to /v1/uploads."),
+        Problem("unsupported_media_type", 415, "This kind of content is not taken", "See the detail for what is."),
+        Problem("invalid_request", 422, "A field is not right", "See 'errors' for each field and what is allowed."),
+        Problem("internal_error", 500, "The gateway made a mistake", "Report it with the request id in 'instance'."),
+        Problem("storage_unavailable", 503, "Storage does not answer", "Nothing was recorded. Try again shortly."),
+        Problem("queue_unavailable", 503, "The queue does not answer", "Nothing was recorded. Try again shortly."),
+    )
+}
+_RETRY_AFTER_S: Final = 5
+_CODE_OF_STATUS: Final = {problem.status: problem.code for problem in PROBLEMS.values() if problem.status < 500}
+_CODE_OF_ERROR: Final[dict[type[RiffarmError], str]] = {
+    InvalidRequestError: "invalid_request",
+    NotFoundError: "not_found",
+    AccessDeniedError: "unauthorized",
+    StorageUnavailableError: "storage_unavailable",
+    QueueUnavailableError: "queue_unavailable",
+}
+_MODELS: Final[tuple[type[BaseModel], ...]] = (ClipRequest, TrackRequest, Keyframe, PowerCurve, Webhook)
+
+
+def problem_body(code: str, detail: str, instance: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
+    """The body of a problem, ready for JSON."""
+    problem = PROBLEMS[code]
+    body: dict[str, Any] = {
+        "type": f"/problems/{code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+    }
+    if errors:
+        body["errors"] = [
+            {"field": error.field, "message": error.message, "got": _shown(error.got), "allowed": error.allowed}
+            for error in errors
+        ]
+    return body
+
+
+def problem_response(
+    request: Request, code: str, detail: str | None = None, errors: Sequence[FieldError] = ()
+) -> JSONResponse:
+    """The answer for a problem."""
+    instance = getattr(request.state, "request_id", "")
+    problem = PROBLEMS[code]
+    headers = {"Retry-After": str(_RETRY_AFTER_S)} if problem.status == PROBLEMS["queue_unavailable"].status else {}
+    if code == "unauthorized":
+        headers["WWW-Authenticate"] = "Bearer"
+    body = problem_body(code, detail or problem.remedy, instance, errors)
+    return JSONResponse(body, problem.status, headers, media_type=MEDIA_TYPE)
+
+
+def install_problems(app: FastAPI) -> None:
+    """Make every error of `app` a problem, and serve the page that each problem's type names."""
+
+    @app.exception_handler(RiffarmError)
+    async def riffarm_error(request: Request, error: RiffarmError) -> JSONResponse:
+        code = next((code for kind, code in _CODE_OF_ERROR.items() if isinstance(error, kind)), "internal_error")
+        errors = error.errors if isinstance(error, InvalidRequestError) else ()
+        return problem_response(request, code, error.message, errors)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+        found = error.errors()
+        if any(one["type"] == "json_invalid" for one in found):
+            return problem_response(request, "malformed_body", f"The body is not JSON: {found[0]['ctx']['error']}")
+        errors = [_field_error(one) for one in found]
+        detail = f"{errors[0].field}: {errors[0].message}" if errors else None
+        return problem_response(request, "invalid_request", detail, errors)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        return problem_response(request, _CODE_OF_STATUS.get(error.status_code, "invalid_request"))
+
+    @app.exception_handler(Exception)
+    async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
+        log.error("unexpected error", exc_info=error)
+        return problem_response(request, "internal_error")
+
+    @app.get("/problems/{code}", include_in_schema=False)
+    def problem_page(code: str) -> HTMLResponse:
+        problem = PROBLEMS.get(code)
+        if problem is None:
+            raise NotFoundError
+        text = f"<h1>{escape(problem.title)}</h1><p>{escape(problem.remedy)}</p><p>HTTP {problem.status}</p>"
+        return HTMLResponse(f"<!doctype html><meta charset=utf-8><title>{escape(problem.title)}</title>{text}")
+
+
+def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI form of the problems a route can answer."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for problem in (PROBLEMS[code] for code in codes):
+        before = documented.get(problem.status, {}).get("description")
+        text = f"`{problem.code}`: {problem.title}."
+        documented[problem.status] = {
+            "description": f"{before} {text}" if before else text,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    return documented
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    errors: list[dict[str, Any]] | None = None
+
+
+def _field_error(found: Any) -> FieldError:
+    field = _path(found["loc"])
+    context = found.get("ctx", {})
+    if found["type"] == "extra_forbidden":
+        return _unknown_field(field, str(found["loc"][-1]))
+    limits = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
+    allowed = ", ".join(f"{sign} {context[name]}" for name, sign in limits.items() if name in context)
+    message = found["msg"].removeprefix("Value error, ")
+    return FieldError(field, message, found.get("input"), allowed or context.get("expected") or context.get("pattern"))
+
+
+def _unknown_field(field: str, name: str) -> FieldError:
+    known = sorted({field for model in _MODELS for field in model.model_fields})
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return FieldError(field, f"unknown field{hint}", name, near or known)
+
+
+def _path(location: Sequence[str | int]) -> str:
+    path = ""
+    for part in location:
+        # The tags of unions are pydantic's own steps, not the client's fields.
+        if part in ("body", "query", "clip", "track", "PowerCurve") or (isinstance(part, str) and "[" in part):
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or "body"
+
+
+def _shown(value: object) -> object:
+    """What came, short enough to answer with."""
+    if value is None or isinstance(value, bool | int):
+        return value if not isinstance(value, int) or abs(value) < 2**63 else str(value)[:40]
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    text = value if isinstance(value, str) else type(value).__name__
+    shown = text if len(text) <= 80 else f"{text[:80]}…"
+    return shown.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,109 @@
+"""A job as the client sees it, from its fields in Redis; the same for an HTTP answer and a webhook's body.
+
+Owns the signed URLs of outputs on local disk too, since both sides hand them out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+from urllib.parse import quote
+
+from shared.contracts import JOB_REQUEST, Job, JobFailure, JobType, JobUrls, Metrics, Output, Progress, Stage, Status
+from shared.object_store import ObjectStore, output_key
+from shared.settings import Settings
+
+# What a stage's end adds to the fraction: rendering dominates, sound follows, files are quick.
+_SHARES: Final = {"render": 0.85, "sound": 0.13}
+
+
+def output_signature(secret: str, job_id: str, name: str, expires_s: int) -> str:
+    """Hex HMAC-SHA256 that lets whoever holds the URL read one output until `expires_s` (Unix seconds)."""
+    return hmac.new(secret.encode(), f"{job_id}/{name}/{expires_s}".encode(), hashlib.sha256).hexdigest()
+
+
+class JobView:
+    """Turns fields into jobs, with URLs that work from outside."""
+
+    def __init__(self, settings: Settings, object_store: ObjectStore) -> None:
+        self._base_url = settings.base_url
+        self._secret = settings.secret.get_secret_value()
+        self._ttl_s = settings.output_url_ttl_s
+        self._object_store = object_store
+
+    def job(self, fields: dict[str, str]) -> Job:
+        """The job recorded in `fields` (`JobStore.read`)."""
+        job_id = fields["id"]
+        return Job.model_construct(
+            id=job_id,
+            type=cast("JobType", fields["type"]),
+            status=cast("Status", fields["status"]),
+            stage=cast("Stage | None", fields["stage"] or None),
+            created_at=datetime.fromtimestamp(int(fields["created_ms"]) / 1_000, UTC),
+            started_at=_time(fields.get("started_ms")),
+            finished_at=_time(fields.get("finished_ms")),
+            progress=_progress(fields),
+            queue_position=int(fields["queue_position"]) if fields["queue_position"] else None,
+            input=JOB_REQUEST.validate_json(fields["input"]),
+            outputs=[self._output(job_id, output) for output in json.loads(fields.get("outputs", "[]"))],
+            error=JobFailure(**json.loads(fields["error"])) if fields.get("error") else None,
+            warnings=json.loads(fields["warnings"]),
+            metrics=_metrics(fields),
+            labels=json.loads(fields["labels"]),
+            urls=JobUrls(self=f"{self._base_url}/v1/jobs/{job_id}", cancel=f"{self._base_url}/v1/jobs/{job_id}/cancel"),
+        )
+
+    def _output(self, job_id: str, output: dict[str, Any]) -> Output:
+        expires_s = int(time.time()) + self._ttl_s
+        name, media_type = output["name"], output["media_type"]
+        url = self._object_store.url(output_key(job_id, name), self._ttl_s, name, media_type)
+        if url is None:
+            signature = output_signature(self._secret, job_id, name, expires_s)
+            path = f"/v1/jobs/{job_id}/outputs/{quote(name)}"
+            url = f"{self._base_url}{path}?expires={expires_s}&signature={signature}"
+        return Output(**output, url=url, url_expires_at=datetime.fromtimestamp(expires_s, UTC))
+
+
+def _time(ms: str | None) -> datetime | None:
+    return datetime.fromtimestamp(int(ms) / 1_000, UTC) if ms else None
+
+
+def _progress(fields: dict[str, str]) -> Progress:
+    frames_done, frames_total = int(fields["frames_done"]), int(fields["frames_total"])
+    sounded = int(fields["chunks_done"]) / int(fields["chunks_total"])
+    is_done = fields["status"] == "succeeded"
+    fraction = 1.0 if is_done else _SHARES["render"] * frames_done / frames_total + _SHARES["sound"] * sounded
+    return Progress(
+        frames_done=frames_done,
+        frames_total=frames_total,
+        frames_reused=int(fields["frames_reused"]),
+        fraction=round(fraction, 4),
+        audio_s_ready=round(float(fields["audio_s"]) * sounded, 2),
+        eta_s=_eta_s(fields, fraction),
+    )
+
+
+def _eta_s(fields: dict[str, str], fraction: float) -> float | None:
+    if fields["status"] != "running" or not fraction:
+        return None
+    elapsed_s = time.time() - int(fields["started_ms"]) / 1_000
+    return round(elapsed_s * (1 - fraction) / fraction, 1)
+
+
+def _metrics(fields: dict[str, str]) -> Metrics:
+    created_ms = int(fields["created_ms"])
+    started_ms, finished_ms = fields.get("started_ms"), fields.get("finished_ms")
+    audio_s = float(fields["audio_s"])
+    took_s = (int(finished_ms) - created_ms) / 1_000 if finished_ms else None
+    return Metrics(
+        queued_s=(int(started_ms) - created_ms) / 1_000 if started_ms else None,
+        render_s=int(fields["render_ms"]) / 1_000,
+        sound_s=int(fields["sound_ms"]) / 1_000,
+        encode_s=int(fields["encode_ms"]) / 1_000,
+        audio_s=audio_s,
+        realtime_factor=round(audio_s / took_s, 3) if took_s and fields["status"] == "succeeded" else None,
+    )

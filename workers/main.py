@@ -1,0 +1,183 @@
+"""The worker's entry: a Celery process with one child that loads the model once and runs the tasks.
+
+`python -m workers.main [--queues a,b] [--name NAME]`. Owns the Celery side: registration, retries of what may pass,
+leases, heartbeat, what an error means for the job. Leaves out the work (`workers.tasks`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import stamina
+import structlog
+from celery import Celery, Task
+from celery.signals import setup_logging, worker_process_init
+from redis.exceptions import RedisError
+
+from shared import dispatch
+from shared.contracts import JobFailure
+from shared.errors import JobCanceled, ObjectNotFoundError, QueueUnavailableError, RenderError, TransientError
+from shared.job_store import HEARTBEAT_TTL_S, JobStore
+from shared.logs import configure_logs
+from shared.object_store import object_store_from_url
+from shared.settings import Settings
+from workers.webhooks import WebhookFailedError
+
+log = structlog.get_logger()
+settings = Settings()  # the environment fills it
+app: Celery = dispatch.celery_app(settings)
+_WEBHOOK_RETRIES_S: Final = (5, 20)
+_NAME: Final = "RIFFARM_WORKER_NAME"
+_QUEUES: Final = "RIFFARM_WORKER_QUEUES"
+
+
+class _Child:
+    """What the child process holds for its life; built in the child, never in the parent."""
+
+    def __init__(self) -> None:
+        # Here and not at the top: the parent only passes messages on and needs no torch.
+        import torch
+
+        from workers.tasks import Tasks
+
+        # One thread a process: rounding must not depend on the machine, and two workers must not fight for cores.
+        torch.set_num_threads(1)
+        self.jobs = JobStore(settings.redis_url)
+        objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url)
+        dispatcher = dispatch.Dispatcher(app, self.jobs, settings.job_window)
+        self.tasks = Tasks(settings, self.jobs, objects, dispatcher)
+        self.queues = os.environ[_QUEUES].split(",")
+        self.device = "cpu"
+        if any(queue.startswith("render.") for queue in self.queues):
+            self.device = str(self.tasks.pipeline("riffarm-mini").device)
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _beat(self) -> None:
+        name = os.environ[_NAME]
+        record = {"name": name, "queues": self.queues, "device": self.device, "pid": os.getpid()}
+        while True:
+            try:
+                self.jobs.beat(name, record)
+            except QueueUnavailableError as error:
+                log.warning("no heartbeat", error=error.message)
+            threading.Event().wait(HEARTBEAT_TTL_S / 3)
+
+
+_children: list[_Child] = []
+
+
+@setup_logging.connect
+def _set_up_logs(**_: Any) -> None:
+    configure_logs(settings.log_format, os.environ.get(_NAME, "worker"))
+
+
+@worker_process_init.connect
+def _start_child(**_: Any) -> None:
+    _set_up_logs()
+    try:
+        _children.append(_Child())
+    except Exception:
+        # Celery only logs what a signal's receiver raises and would go on with a child that can do nothing.
+        log.exception("the worker cannot start")
+        os._exit(1)
+
+
+def _run(task: Task, step: Callable[..., None], job_id: str, **arguments: Any) -> None:
+    """Run one step of a job under its lease; what may pass is tried until it does, what is final fails the job."""
+    from workers.lease import renewed_lease
+
+    child = _children[0]
+    delivery_tag = task.request.properties["delivery_tag"]
+    structlog.contextvars.bind_contextvars(job=job_id, task=task.name, **arguments)
+    try:
+        with renewed_lease(child.jobs.redis, delivery_tag, settings.visibility_timeout_s / 3):
+            _patiently(_step_or_failure, child, step, job_id, arguments)
+    except JobCanceled as reason:
+        log.info("left alone", reason=reason.message)
+    finally:
+        structlog.contextvars.unbind_contextvars("job", "task", *arguments)
+
+
+def _step_or_failure(child: _Child, step: Callable[..., None], job_id: str, arguments: dict[str, Any]) -> None:
+    try:
+        step(job_id, **arguments)
+    except (JobCanceled, TransientError):
+        raise
+    except (RenderError, ObjectNotFoundError) as error:
+        log.error("job failed", error=error.message)  # noqa: TRY400 — the sentence says it all
+        child.tasks.fail(job_id, JobFailure(code="render_failed", message=error.message, retryable=False))
+    except Exception as error:
+        log.exception("job failed")
+        message = f"{type(error).__name__}: {error}"
+        child.tasks.fail(job_id, JobFailure(code="internal_error", message=message, retryable=True))
+
+
+def _patiently(function: Callable[..., None], *arguments: Any) -> None:
+    """Call again, with growing pauses, for as long as storage or Redis do not answer: an accepted job is not lost."""
+    for attempt in stamina.retry_context(
+        on=(TransientError, RedisError), attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0
+    ):
+        with attempt:
+            function(*arguments)
+
+
+@app.task(name=dispatch.RENDER_BATCH, bind=True)
+def render_batch(task: Task, job_id: str, batch: int) -> None:
+    """Render one batch of frames."""
+    _run(task, _children[0].tasks.render_batch, job_id, batch=batch)
+
+
+@app.task(name=dispatch.SOUND_CHUNK, bind=True)
+def sound_chunk(task: Task, job_id: str, chunk: int) -> None:
+    """Turn one chunk of frames into sound."""
+    _run(task, _children[0].tasks.sound_chunk, job_id, chunk=chunk)
+
+
+@app.task(name=dispatch.DELIVER, bind=True)
+def deliver(task: Task, job_id: str) -> None:
+    """Encode, upload and end a job."""
+    _run(task, _children[0].tasks.deliver, job_id)
+
+
+@app.task(name=dispatch.POST_WEBHOOK, bind=True, max_retries=len(_WEBHOOK_RETRIES_S))
+def post_webhook(task: Task, job_id: str, event: str) -> None:
+    """Post one webhook, trying again twice."""
+    structlog.contextvars.bind_contextvars(job=job_id, task=task.name)
+    try:
+        _children[0].tasks.post_webhook(job_id, event)  # type: ignore[arg-type]  # ours, from the queue
+    except WebhookFailedError as error:
+        log.warning("webhook not taken", error=error.message, attempt=task.request.retries + 1)
+        if task.request.retries < len(_WEBHOOK_RETRIES_S):
+            raise task.retry(countdown=_WEBHOOK_RETRIES_S[task.request.retries]) from None
+    finally:
+        structlog.contextvars.unbind_contextvars("job", "task")
+
+
+def main() -> None:
+    """Become a Celery worker with one child process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queues", default=",".join(dispatch.QUEUES), help="queues to serve, first ones first")
+    parser.add_argument("--name", default=socket.gethostname(), help="name in logs and heartbeats")
+    options = parser.parse_args()
+    os.environ |= {
+        _NAME: options.name,
+        _QUEUES: options.queues,
+        # A stop hands running work back to the queue at once instead of finishing it.
+        "REMAP_SIGTERM": "SIGQUIT",
+        # Set before torch is imported: oversubscribed cores are an order of magnitude slower.
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "celery", "-A", "workers.main:app", "worker", "-Q", options.queues]
+    command += ["-n", f"{options.name}@%h", "-P", "prefork", "-c", "1", "--pool-start-method", "spawn"]
+    os.execv(sys.executable, [*command, "--without-mingle", "--without-gossip", "--loglevel", "INFO"])  # noqa: S606
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""What a worker does with a message: one batch of frames, one chunk of sound, one delivery, one webhook.
+
+Each step reads the job, does its work, writes to storage, records that it is done and moves the job on; every one
+may run twice. Leaves out Celery (`workers.main`), the model (`workers.diffusion`) and the signal path.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import soundfile
+import structlog
+from PIL import Image
+
+from shared.catalogue import UPLOAD_PREFIX, models, seed_images
+from shared.contracts import Frame, JobFailure, Stage, WebhookEvent
+from shared.dispatch import Dispatcher, plan_of
+from shared.errors import JobCanceled, ObjectNotFoundError, RenderError
+from shared.job_store import JobStore
+from shared.job_view import JobView
+from shared.object_store import (
+    ObjectStore,
+    chunk_key,
+    chunk_state_key,
+    frame_key,
+    job_result_key,
+    output_key,
+    upload_key,
+)
+from shared.plan import Chunk, Plan, frame_hash
+from shared.settings import Settings
+from workers import mastering
+from workers.diffusion import FramePipeline
+from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amplitudes
+from workers.spectrogram import Array, mel_amplitudes_from_image
+from workers.webhooks import post_webhook, webhook_body
+
+log = structlog.get_logger()
+
+MAX_ATTEMPTS: Final = 3
+"""A work item that takes its worker down this often fails its job instead of being started again."""
+# Riffusion's own scale, so that its tools read our pictures at the loudness they expect.
+_EXIF_MAX_VALUE: Final = 30e6
+_EVENTS: Final[dict[str, WebhookEvent]] = {
+    "succeeded": "job.succeeded",
+    "failed": "job.failed",
+    "canceled": "job.canceled",
+}
+
+
+class Tasks:
+    """The steps of a job, over the stores they read and write."""
+
+    def __init__(
+        self, settings: Settings, job_store: JobStore, object_store: ObjectStore, dispatcher: Dispatcher
+    ) -> None:
+        self._settings = settings
+        self._jobs = job_store
+        self._objects = object_store
+        self._dispatcher = dispatcher
+        self._view = JobView(settings, object_store)
+        self._models = models(settings.models_file)
+        # A worker's jobs are few and its model is large: one of each kind stays loaded.
+        self.pipeline = lru_cache(maxsize=1)(self._load_pipeline)
+        self._picture = lru_cache(maxsize=8)(self._load_picture)
+
+    def render_batch(self, job_id: str, batch: int) -> None:
+        """Render what storage does not have yet of a batch's frames."""
+        item = f"b{batch}"
+        plan = self._begin(job_id, item, "rendering")
+        started_s = time.monotonic()
+        missing = self._record_ready(job_id, {index: plan.frame(index) for index in plan.batch_frames(batch)})
+        if missing:
+            self._render(job_id, plan, missing)
+        self._jobs.record_batch(job_id, batch, _ms_since(started_s))
+        self._dispatcher.move_on(job_id, plan, item)
+
+    def _record_ready(self, job_id: str, frames: dict[int, Frame]) -> dict[int, Frame]:
+        is_ready = {index: self._objects.exists(frame_key(frame_hash(frame))) for index, frame in frames.items()}
+        ready = {index: {"reused": True} for index in frames if is_ready[index]}
+        if ready:
+            self._jobs.record_frames(job_id, ready)
+        return {index: frame for index, frame in frames.items() if not is_ready[index]}
+
+    def _render(self, job_id: str, plan: Plan, frames: dict[int, Frame]) -> None:
+        request = plan.request
+        pipeline = self.pipeline(request.model)
+        self._warn_of_lost_words(job_id, pipeline, frames)
+        indexes = list(frames)
+        # On a CPU a frame is stored as soon as it is there; a GPU renders the batch in one go.
+        size = 1 if pipeline.device.type == "cpu" else len(indexes)
+        for group in (indexes[at : at + size] for at in range(0, len(indexes), size)):
+            started_s = time.monotonic()
+            images = pipeline.render(
+                [frames[index] for index in group],
+                self._picture(request.seed_image) if request.seed_image else None,
+                self._picture(request.mask_image) if request.mask_image else None,
+                lambda done, total: self._stop_if_canceled(job_id),
+            )
+            for index, image in zip(group, images, strict=True):
+                self._objects.put(frame_key(frame_hash(frames[index])), _png(image, plan), "image/png")
+            seconds = round((time.monotonic() - started_s) / len(group), 3)
+            self._jobs.record_frames(job_id, {index: {"reused": False, "s": seconds} for index in group})
+            log.info("frames rendered", frames=group, seconds_each=seconds)
+
+    def _warn_of_lost_words(self, job_id: str, pipeline: FramePipeline, frames: dict[int, Frame]) -> None:
+        ends = [end for frame in frames.values() for end in (frame.start, frame.end) if end]
+        for text in sorted({text for end in ends for text in (end.prompt, end.negative_prompt)}):
+            if lost := pipeline.truncated_words(text):
+                self._jobs.warn(job_id, f"The model reads only the first part of a prompt; not read: {lost!r}")
+
+    def sound_chunk(self, job_id: str, chunk: int) -> None:
+        """Turn a chunk's frames into sound, carrying on from the chunk before."""
+        item = f"c{chunk}"
+        plan = self._begin(job_id, item, "sounding")
+        started_s = time.monotonic()
+        one = plan.chunk(chunk)
+        state = None if one.is_first else StreamState.from_bytes(self._objects.get(_state_key(job_id, one, -1)))
+        waveform, state = waveform_from_mel_amplitudes(
+            self._mel_amplitudes(plan, one),
+            plan.params,
+            state,
+            one.is_last,
+            lambda fraction: self._stop_if_canceled(job_id),
+        )
+        if state:
+            self._objects.put(_state_key(job_id, one), state.to_bytes())
+        self._objects.put(chunk_key(job_id, one.part, one.index_in_part), _wav(waveform, plan), "audio/wav")
+        self._jobs.record_chunk(job_id, chunk, _ms_since(started_s))
+        self._dispatcher.move_on(job_id, plan, item)
+
+    def _mel_amplitudes(self, plan: Plan, chunk: Chunk) -> Array:
+        mels = [mel_amplitudes_from_image(self._frame_image(plan, i), plan.params) for i in chunk.needed_frames]
+        if not chunk.is_last:
+            mels[-1] = mels[-1][..., :LOOK_AHEAD_COLUMNS]
+        return np.concatenate(mels, axis=-1)
+
+    def _frame_image(self, plan: Plan, index: int) -> Image.Image:
+        return _image(self._objects.get(frame_key(frame_hash(plan.frame(index)))))
+
+    def deliver(self, job_id: str) -> None:
+        """Level, encode and upload the whole sound and its picture, end the job, queue the news of it."""
+        plan = self._begin(job_id, "deliver", "encoding")
+        started_s = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="riffarm-") as folder:
+            outputs = [
+                output for part in range(plan.parts) for output in self._deliver_part(job_id, plan, part, Path(folder))
+            ]
+        self._objects.put(job_result_key(job_id), json.dumps({"status": "succeeded", "outputs": outputs}).encode())
+        fields = {"outputs": json.dumps(outputs), "encode_ms": _ms_since(started_s)}
+        self._jobs.finish(job_id, "succeeded", fields)
+        self._announce(job_id)
+        self._forget_chunks(job_id)
+
+    def _deliver_part(self, job_id: str, plan: Plan, part: int, folder: Path) -> list[dict[str, object]]:
+        stem = plan.request.type if plan.parts == 1 else f"{plan.request.type}-{part + 1:02}"
+        paths = {name: folder / f"{stem}{mastering.FORMATS[name].suffix}" for name in plan.request.formats}
+
+        def chunks() -> Iterator[Array]:
+            for index in range(plan.part_chunks):
+                self._stop_if_canceled(job_id)
+                yield _waveform(self._objects.get(chunk_key(job_id, part, index)))
+
+        gain = mastering.gain_from_peaks([mastering.peak_of(chunk) for chunk in chunks()])
+        mastering.encode(chunks, plan.params.sample_rate_hz, gain, plan.part_samples, paths)
+        picture = folder / f"{stem}.png"
+        first = part * plan.part_frames
+        frames = (self._frame_image(plan, index) for index in range(first, first + plan.part_frames))
+        mastering.overview_image(frames, plan.part_frames).save(picture)
+        media_types = {path: mastering.FORMATS[name].media_type for name, path in paths.items()}
+        media_types[picture] = "image/png"
+        duration_s = plan.part_samples / plan.params.sample_rate_hz
+        return [self._upload(job_id, path, media_type, duration_s) for path, media_type in media_types.items()]
+
+    def _upload(self, job_id: str, path: Path, media_type: str, duration_s: float) -> dict[str, object]:
+        self._objects.put_file(output_key(job_id, path.name), path, media_type)
+        return {
+            "name": path.name,
+            "media_type": media_type,
+            "bytes": path.stat().st_size,
+            "sha256": mastering.sha256_of(path),
+            "duration_s": round(duration_s, 6),
+        }
+
+    def _forget_chunks(self, job_id: str) -> None:
+        for key in list(self._objects.keys(f"jobs/{job_id}/chunks/")):
+            self._objects.delete(key)
+
+    def post_webhook(self, job_id: str, event: WebhookEvent) -> None:
+        """Post the news of a job's end, signed. Raises WebhookFailedError when the receiver does not take it."""
+        fields = self._jobs.read(job_id)
+        webhook = self._view.job(fields).input.webhook
+        secret = self._settings.webhook_secret
+        if webhook is None or secret is None or event not in webhook.events:
+            return
+        # Constant over retries and restarts, so that a receiver can tell a repeat.
+        delivery_id = f"dlv_{job_id.removeprefix('job_')}_{event.removeprefix('job.')}"
+        at = datetime.fromtimestamp(int(fields["finished_ms"]) / 1_000, UTC)
+        body = webhook_body(event, self._view.job(fields), at)
+        allow_loopback = self._settings.webhook_allow_loopback
+        status = post_webhook(webhook.url, delivery_id, body, secret.get_secret_value(), allow_loopback=allow_loopback)
+        log.info("webhook delivered", event_type=event, status=status)
+
+    def fail(self, job_id: str, failure: JobFailure) -> None:
+        """End a job as failed; what it finished stays in storage."""
+        self._objects.put(job_result_key(job_id), json.dumps({"status": "failed", "error": failure.message}).encode())
+        self._jobs.finish(job_id, "failed", {"error": failure.model_dump_json()})
+        self._announce(job_id)
+
+    def _announce(self, job_id: str) -> None:
+        fields = self._jobs.read(job_id)
+        # Also after a repeated or lost attempt: whoever comes last finds the flag still down.
+        if fields["announced"] == "0" and fields["status"] in _EVENTS:
+            self._dispatcher.announce(job_id, _EVENTS[fields["status"]])
+
+    def _begin(self, job_id: str, item: str, stage: Stage) -> Plan:
+        status, attempts = self._jobs.start(job_id, item, stage)
+        if status not in ("queued", "running"):
+            if status is not None:
+                self._announce(job_id)
+            raise JobCanceled(f"the job is {status or 'gone'}")
+        if attempts > MAX_ATTEMPTS:
+            raise RenderError(f"{self._what(job_id, item)} took its worker down {MAX_ATTEMPTS} times")
+        return plan_of(self._jobs.read(job_id))
+
+    def _what(self, job_id: str, item: str) -> str:
+        if item.startswith("b"):
+            frames = plan_of(self._jobs.read(job_id)).batch_frames(int(item[1:]))
+            return f"rendering frames {frames.start} to {frames.stop - 1}"
+        return f"making the sound of chunk {item[1:]}" if item.startswith("c") else "encoding"
+
+    def _stop_if_canceled(self, job_id: str) -> None:
+        if self._jobs.status(job_id) != "running":
+            raise JobCanceled
+
+    def _load_pipeline(self, name: str) -> FramePipeline:
+        entry = self._models.get(name)
+        if entry is None:
+            raise RenderError(f"this worker has no model {name!r}; it has {', '.join(self._models)}")
+        return FramePipeline.from_source(entry.source, device=self._settings.device)
+
+    def _load_picture(self, picture_id: str) -> Image.Image:
+        if picture_id.startswith(UPLOAD_PREFIX):
+            return _image(self._objects.get(upload_key(picture_id.removeprefix(UPLOAD_PREFIX))))
+        try:
+            return Image.open(seed_images()[picture_id].path)
+        except (KeyError, OSError) as error:
+            raise ObjectNotFoundError(f"there is no seed image {picture_id!r}") from error
+
+
+def _ms_since(started_s: float) -> int:
+    return round((time.monotonic() - started_s) * 1_000)
+
+
+def _state_key(job_id: str, chunk: Chunk, offset: int = 0) -> str:
+    return chunk_state_key(job_id, chunk.part, chunk.index_in_part + offset)
+
+
+def _image(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def _png(image: Image.Image, plan: Plan) -> bytes:
+    exif = image.getexif()
+    exif.update(plan.params.exif_from_params(_EXIF_MAX_VALUE))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+def _wav(waveform: Array, plan: Plan) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform.T, plan.params.sample_rate_hz, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+def _waveform(data: bytes) -> Array:
+    samples, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    waveform: Array = samples.T
+    return waveform
