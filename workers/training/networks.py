@@ -101,9 +101,7 @@ def scheduler() -> DPMSolverMultistepScheduler:
 def train_tokenizer(captions: Iterable[str], vocabulary: int, folder: Path) -> CLIPTokenizer:
     """A byte-pair tokenizer in CLIP's own form, learnt from captions and saved in `folder`."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe = Tokenizer(
-        models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="", unk_token=_END)  # noqa: S106
-    )
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="", unk_token=_END))
     bpe.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -122,9 +120,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int, folder: Path) -> C
     return _save_tokenizer(learnt["vocab"], learnt["merges"], sorted(alphabet), folder)
 
 
-def _save_tokenizer(
-    vocabulary: dict[str, int], merges: list[Any], alphabet: list[str], folder: Path
-) -> CLIPTokenizer:
+def _save_tokenizer(vocabulary: dict[str, int], merges: list[Any], alphabet: list[str], folder: Path) -> CLIPTokenizer:
     """Write vocab.json and merges.txt, every byte included, so that any prompt has tokens."""
     for piece in (form for byte in alphabet for form in (byte, byte + "</w>")):
         vocabulary.setdefault(piece, len(vocabulary))

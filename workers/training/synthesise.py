@@ -44,12 +44,14 @@ def loop_from_score(notes: Iterable[Note], strokes: Iterable[Stroke], beats: int
     for hit in strokes:
         _add_wrapped(drums, stroke(hit.drum, params.sample_rate_hz) * hit.level, hit.start / beats)
     mix = LEAD_LEVEL * _even(lead) + BASS_LEVEL * _even(bass) + DRUM_LEVEL * drums
-    return (0.9 * mix / (np.abs(mix).max() + 1e-9)).astype(np.float32)
+    loop: Array = (0.9 * mix / (np.abs(mix).max() + 1e-9)).astype(np.float32)
+    return loop
 
 
 def _even(part: Array) -> Array:
     """A part at unit power, so that no instrument is louder than another."""
-    return (part / (np.sqrt(np.mean(part**2)) + 1e-9)).astype(np.float32)
+    even: Array = (part / (np.sqrt(np.mean(part**2)) + 1e-9)).astype(np.float32)
+    return even
 
 
 def _add_wrapped(loop: Array, wave: Array, share: float) -> None:
@@ -74,4 +76,5 @@ def pixels_from_piece(piece: Piece, params: SpectrogramParams = TRAINING_GRID) -
     """The picture of a piece, shape (mel_bins, FRAME_COLUMNS), grey; low frequencies at the bottom, loud is dark."""
     mel = loop_mel_amplitudes(loop_from_piece(piece, params), params)[0]
     loudness = (mel / mel.max()) ** np.float32(params.power)
-    return np.rint(255.0 * (1.0 - loudness)).astype(np.uint8)[::-1]
+    pixels: NDArray[np.uint8] = np.rint(255.0 * (1.0 - loudness)).astype(np.uint8)[::-1]
+    return pixels

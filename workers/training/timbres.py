@@ -106,7 +106,8 @@ def shaped_noise(duration_s: float, band_hz: tuple[float, float], rate_hz: int, 
     padded = np.zeros(samples // 2 + 1, dtype=np.complex128)
     padded[: min(bins, len(padded))] = spectrum[: len(padded)]
     noise = np.fft.irfft(padded, samples)
-    return (noise / (noise.std() + 1e-12)).astype(np.float32)
+    unit: Array = (noise / (noise.std() + 1e-12)).astype(np.float32)
+    return unit
 
 
 @lru_cache(maxsize=1_500)
@@ -117,7 +118,7 @@ def note(voice: str, pitch: int, held_ms: int, rate_hz: int) -> Array:
     """
     timbre = TIMBRES[voice]
     held_s = held_ms / 1_000
-    time_s = np.arange(round((held_s + timbre.release_s) * rate_hz), dtype=np.float32) / rate_hz
+    time_s = _clock(held_s + timbre.release_s, rate_hz)
     fundamental_hz = 440.0 * 2.0 ** ((pitch + 12 * timbre.octave - 69) / 12)
     tone = np.zeros_like(time_s)
     for cents in (0.0,) if timbre.detune_cents == 0 else (-timbre.detune_cents, 0.0, timbre.detune_cents):
@@ -128,7 +129,14 @@ def note(voice: str, pitch: int, held_ms: int, rate_hz: int) -> Array:
         tone += timbre.breath * breath[: len(tone)]
     envelope = np.clip((held_s + timbre.release_s - time_s) / timbre.release_s, 0.0, 1.0)
     envelope *= 1 - timbre.tremolo_depth * (0.5 - 0.5 * np.cos(2 * np.pi * timbre.tremolo_hz * time_s))
-    return (tone * envelope).astype(np.float32)
+    sound: Array = (tone * envelope).astype(np.float32)
+    return sound
+
+
+def _clock(duration_s: float, rate_hz: int) -> Array:
+    """The time of each sample in seconds."""
+    time_s: Array = np.arange(round(duration_s * rate_hz), dtype=np.float32) / np.float32(rate_hz)
+    return time_s
 
 
 def _partials(timbre: Timbre, fundamental_hz: float, time_s: Array, seed: int) -> Array:
@@ -153,13 +161,14 @@ def _partials(timbre: Timbre, fundamental_hz: float, time_s: Array, seed: int) -
 def stroke(drum: str, rate_hz: int) -> Array:
     """One stroke of a drum or cymbal, peak about 1, shape (samples,). Raises KeyError for an unknown drum."""
     duration_s, band_hz, decay_per_s, tone_hz, tone_share = _DRUMS[drum]
-    time_s = np.arange(round(duration_s * rate_hz), dtype=np.float32) / rate_hz
+    time_s = _clock(duration_s, rate_hz)
     noise = shaped_noise(duration_s, band_hz, rate_hz, seed=len(drum))[: len(time_s)] / 3
     # A skin starts sharp and falls to its pitch within 30 ms.
     turns = tone_hz * (time_s + 0.03 * (1 - np.exp(-time_s / 0.03)))
     tone = np.sin(2 * np.pi * turns) * np.exp(-time_s * min(decay_per_s, 12.0))
     strike = (1 - tone_share) * noise * np.exp(-time_s * decay_per_s) + tone_share * tone
-    return (strike * np.minimum((duration_s - time_s) / 0.02, 1)).astype(np.float32)
+    sound: Array = (strike * np.minimum((duration_s - time_s) / 0.02, 1)).astype(np.float32)
+    return sound
 
 
 _DRUMS: Final[dict[str, tuple[float, tuple[float, float], float, float, float]]] = {

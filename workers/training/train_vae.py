@@ -41,7 +41,7 @@ class VaeTraining:
             group["lr"] = rate
         loss, figures = self._loss(self._crops())
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
         self._steps += 1

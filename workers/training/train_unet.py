@@ -1,0 +1,144 @@
+"""Joint training of the denoiser and its text encoder on the clips' latents.
+
+Owns the denoising loss, captions drawn anew each time, and the moving average that is shipped. Leaves out the
+autoencoder and the time budget (`workers.training.loop`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from workers.training.captions import caption_from_piece
+from workers.training.loop import device, learning_rate
+from workers.training.networks import denoiser, scheduler, text_encoder, tokens_from_captions
+from workers.training.recipe import UnetRecipe
+from workers.training.score import Piece
+
+Check = Callable[[UNet2DConditionModel, CLIPTextModel], dict[str, float]]
+
+
+class UnetTraining:
+    """The denoiser learns velocities at all noise levels, the text encoder what words mean to it."""
+
+    name = "unet"
+
+    def __init__(
+        self,
+        recipe: UnetRecipe,
+        tokenizer: CLIPTokenizer,
+        pieces: list[Piece],
+        latents: np.ndarray[Any, Any],
+        check: Check,
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.device = device()
+        self.unet = denoiser(recipe, latents.shape[1]).to(self.device).train()
+        self.text = text_encoder(recipe, tokenizer).to(self.device).train()
+        self._weights = [*self.unet.parameters(), *self.text.parameters()]
+        self._average = [weight.detach().clone() for weight in self._weights]
+        self._optimizer = torch.optim.AdamW(self._weights, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+        self._tokenizer, self._pieces, self._latents, self._check = tokenizer, pieces, latents, check
+        self._signal = scheduler().alphas_cumprod
+        self._rng = random.Random(recipe.seed)
+        self._order: list[int] = []
+        self.steps = 0
+
+    def step(self, share: float) -> dict[str, float]:
+        """One step on one batch; frames of half the width at first."""
+        recipe = self.recipe
+        rate = learning_rate(recipe.learning_rate, share, self.steps, recipe.decay_share)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        latents, tokens = self._batch(is_half=share < recipe.half_width_share)
+        loss, error = self._loss(latents, tokens)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
+        self._optimizer.step()
+        self.steps += 1
+        decay = min(recipe.ema_decay, 1 - 1 / (self.steps / 8 + 1))
+        torch._foreach_lerp_(self._average, [weight.detach() for weight in self._weights], 1 - decay)
+        return {"loss": error, "learning_rate": rate}
+
+    def check(self) -> dict[str, float]:
+        """Steering of the averaged weights."""
+        own = [weight.detach().clone() for weight in self._weights]
+        self.use_average()
+        figures = self._check(self.unet.eval(), self.text.eval())
+        self._put(own)
+        self.unet.train()
+        self.text.train()
+        return figures
+
+    def use_average(self) -> None:
+        """Put the averaged weights, those to ship, into the models."""
+        self._put(self._average)
+
+    def _put(self, values: list[torch.Tensor]) -> None:
+        with torch.no_grad():
+            for weight, value in zip(self._weights, values, strict=True):
+                weight.copy_(value)
+
+    def _batch(self, is_half: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (frame, channel, row, column) and tokens (frame, token)."""
+        size = self.recipe.batch
+        if len(self._order) < size:
+            self._order = self._rng.sample(range(len(self._latents)), len(self._latents))
+        picks = [self._order.pop() for _ in range(size)]
+        latents = torch.from_numpy(self._latents[picks]).float()
+        if is_half:
+            half = latents.shape[-1] // 2
+            latents = latents[..., :half] if self._rng.random() < 0.5 else latents[..., half:]
+        tokens = tokens_from_captions(self._tokenizer, [self._caption(index) for index in picks])
+        return latents.contiguous().to(self.device), tokens.to(self.device)
+
+    def _caption(self, index: int) -> str:
+        if self._rng.random() < self.recipe.caption_dropout:
+            return ""
+        return caption_from_piece(self._pieces[index], self._rng)
+
+    def _loss(self, latents: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Weighted loss, and the plain mean error of the velocity."""
+        size = len(latents)
+        # One time step from each of `size` equal parts of the schedule: less noise in the gradient.
+        times = ((torch.randperm(size) + torch.rand(size)) / size * len(self._signal)).long()
+        signal = self._signal[times].view(-1, 1, 1, 1).to(self.device)
+        noise = torch.randn(latents.shape).to(self.device)
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
+        with torch.autocast(self.device.type, torch.bfloat16):
+            states = self.text(tokens)[0]
+            guess = self.unet(noisy, times.to(self.device), states).sample
+        errors = (guess.float() - velocity).square().mean((1, 2, 3))
+        ratio = (signal / (1 - signal)).flatten()
+        weights = ratio.clamp(max=self.recipe.snr_cap) / (ratio + 1)
+        return (weights * errors).sum() / weights.sum(), float(errors.detach().mean())
+
+    def state(self) -> dict[str, Any]:
+        """Weights, their average, optimiser, generators and step."""
+        return {
+            "unet": self.unet.state_dict(),
+            "text": self.text.state_dict(),
+            "average": self._average,
+            "optimizer": self._optimizer.state_dict(),
+            "rng": self._rng.getstate(),
+            "order": self._order,
+            "steps": self.steps,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.unet.load_state_dict(state["unet"])
+        self.text.load_state_dict(state["text"])
+        self._average = [value.to(self.device) for value in state["average"]]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._rng.setstate(state["rng"])
+        self._order, self.steps = state["order"], state["steps"]
