@@ -68,7 +68,8 @@ def learnt_tokenizer(recipe: Recipe, folder: Path) -> CLIPTokenizer:
 def _material(recipe: Recipe, vae: AutoencoderKL, folder: Path) -> tuple[Any, np.ndarray[Any, Any]]:
     """The training pieces and their latents."""
     pieces, pixels = clips(recipe.data.train_clips, recipe.data.train_seed, folder)
-    return pieces, kept_latents(vae, pixels, folder / "latents.npy")
+    used = recipe.unet.clips
+    return pieces[:used], kept_latents(vae, pixels[:used], folder / "latents.npy")
 
 
 def weights_sha256(model: Path) -> str:

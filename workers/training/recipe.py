@@ -45,10 +45,12 @@ class UnetRecipe:
     text_width: int = 128
     text_layers: int = 2
     vocabulary: int = 512
-    minutes: float = 55.0
+    clips: int = 4_800
+    """Clips it learns from: the first of the training clips."""
+    minutes: float = 60.0
     batch: int = 8
-    learning_rate: float = 1.5e-3
-    half_width_share: float = 0.6
+    learning_rate: float = 1.0e-3
+    half_width_share: float = 0.65
     """The first share of the training sees frames of half the width: twice as many for the same work."""
     decay_share: float = 0.4
     """The last share of the training, over which the learning rate falls to zero along a cosine."""
@@ -56,7 +58,7 @@ class UnetRecipe:
     snr_cap: float = 5.0
     ema_decay: float = 0.998
     seed: int = 12
-    check_minutes: float = 8.0
+    check_minutes: float = 10.0
     """Minutes between two measures of steering while training."""
 
 
@@ -77,7 +79,13 @@ RECIPES: Final = {
         data=DataRecipe(train_clips=24_000),
         vae=replace(VaeRecipe(), widths=(16, 32, 64, 128), minutes=5.0, batch=32, crop_columns=128),
         unet=replace(
-            UnetRecipe(), widths=(48, 96, 128, 160), minutes=17.0, batch=256, ema_decay=0.9995, check_minutes=4.0
+            UnetRecipe(),
+            widths=(48, 96, 128, 160),
+            clips=24_000,
+            minutes=17.0,
+            batch=256,
+            ema_decay=0.9995,
+            check_minutes=4.0,
         ),
         torch_threads=8,
     ),
