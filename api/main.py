@@ -38,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="A render farm for music made by diffusion.",
         docs_url=None,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings = settings
     app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import fcntl
 import os
 import secrets
 import signal
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO
 
 import redis
 import typer
@@ -68,7 +69,7 @@ class _Process:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
         self._reader = threading.Thread(target=self._print_log, args=(self.popen,), daemon=True)
         self._reader.start()
@@ -108,6 +109,7 @@ class LocalFarm:
         self, host: str, port: int, data: Path, workers: int, storage: str | None, redis_url: str | None
     ) -> None:
         self._data = _writable(data)
+        self._lock = _locked(self._data)
         self._port = _free_port(host, port)
         self._is_stopping = False
         self.url = f"http://{host}:{self._port}"
@@ -198,7 +200,8 @@ class LocalFarm:
             assert process.popen  # noqa: S101 — it has died, so it was there
             is_quick = time.monotonic() - process.started_s < 30
             process.quick_deaths = process.quick_deaths + 1 if is_quick else 0
-            if process.quick_deaths >= _MAX_QUICK_DEATHS or process.name == "gateway" and process.popen.returncode == 1:
+            has_refused = process.name == "gateway" and process.popen.returncode == 1
+            if process.quick_deaths >= _MAX_QUICK_DEATHS or has_refused:
                 raise LocalFarmError(f"{process.name} keeps ending; its log above says why")
             console.print(f"{process.name} ended ({process.popen.returncode}); starting it again", style="yellow")
             process.signal_all(signal.SIGKILL)
@@ -251,6 +254,16 @@ def _writable(folder: Path) -> Path:
     return folder.resolve()
 
 
+def _locked(data: Path) -> TextIO:
+    """The data folder's lock, held until the process ends. Raises LocalFarmError when another farm has it."""
+    lock = (data / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise LocalFarmError(f"another farm runs in {data}; stop it or choose another folder with --data") from error
+    return lock
+
+
 def _free_port(host: str, port: int) -> int:
     """The port, or a free one for 0. Raises LocalFarmError when it is taken or the host is not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -292,7 +305,7 @@ def up(
         os.cpu_count() or 1
     ),
     storage: Annotated[str | None, typer.Option(help="file:DIR or s3://bucket/prefix; in --data by default.")] = None,
-    redis: Annotated[str | None, typer.Option(help="redis://… of your own instead of a Valkey started here.")] = None,  # noqa: F811
+    redis: Annotated[str | None, typer.Option(help="redis://… of your own instead of a Valkey started here.")] = None,
 ) -> None:
     """Run a whole farm on this machine until Ctrl-C; prints READY and its address once it can render."""
     try:

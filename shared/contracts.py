@@ -38,8 +38,16 @@ class _Contract(BaseModel):
 
 
 Text = Annotated[str, AfterValidator(_is_encodable)]
-Prompt = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
-NegativePrompt = Annotated[Text, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT_CHARACTERS)]
+Prompt = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT_CHARACTERS),
+    AfterValidator(_is_encodable),
+]
+NegativePrompt = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT_CHARACTERS),
+    AfterValidator(_is_encodable),
+]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
 Guidance = Annotated[float, Field(ge=1.0, le=30.0)]
