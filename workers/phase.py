@@ -16,6 +16,7 @@ levels (`workers.mastering`). Equal input gives equal bits on one kind of proces
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,9 +37,9 @@ BLOCK_COLUMNS: Final = 128
 """Columns made at once. Chunks whose lengths are multiples of it leave no trace in the waveform."""
 LOOK_AHEAD_COLUMNS: Final = 16
 """Columns of the next chunk that a chunk must see, unless it is the last."""
-_ITERATIONS: Final = 16
+_ITERATIONS: Final = 24
 _MOMENTUM: Final = 0.99
-_OVERSAMPLING: Final = 1
+_OVERSAMPLING: Final = 2
 _RATE_MARGIN: Final = 1.04
 _REGULARISATION: Final = 1e-3
 _TINY: Final = 1e-9
@@ -139,7 +140,7 @@ def _next_block(
     if state is not None:
         done, fixed, lead = state.columns_done, min(grid.half, columns), 0
         past, tail = torch.from_numpy(state.spectrum), torch.from_numpy(state.tail)
-    new = _spectrum(mel_amplitudes[..., fixed:], past, grid, done)[:, : max(own + grid.half - fixed, 0)]
+    new = _spectrum(mel_amplitudes[..., fixed:], past, grid)[:, : max(own + grid.half - fixed, 0)]
     signal = _signal(new, grid.fft_length * grid.output_hop // grid.hop, grid.output_window, grid.output_hop)
     signal *= grid.output_hop / grid.hop
     signal = torch.nn.functional.pad(signal, (0, max(0, tail.shape[-1] - signal.shape[-1])))
@@ -153,14 +154,14 @@ def _next_block(
     return waveform, StreamState(done + own, kept.clone().numpy(), signal[:, last:].clone().numpy())
 
 
-def _spectrum(mel_amplitudes: Array, past: torch.Tensor, grid: _Grid, seed: int) -> torch.Tensor:
+def _spectrum(mel_amplitudes: Array, past: torch.Tensor, grid: _Grid) -> torch.Tensor:
     """Complex columns (channel, column, bin) with these mel amplitudes that go on from the fixed `past`."""
     loudest = float(mel_amplitudes.max(initial=0.0))
     wanted = torch.from_numpy(np.ascontiguousarray(mel_amplitudes)).transpose(1, 2)
     linear = (wanted @ grid.pseudo_inverse).clamp_min_(0.0)
     if loudest == 0.0:
         return linear.to(torch.complex64)
-    phase = first_phase(linear.numpy(), past.numpy(), 2 * grid.half, grid.fft_length / grid.hop, grid.gamma_hops, seed)
+    phase = first_phase(linear.numpy(), past.numpy(), 2 * grid.half, grid.fft_length / grid.hop, grid.gamma_hops)
     estimate = torch.polar(linear, torch.from_numpy(phase))
     before, after = past.shape[1], linear.shape[1]
     start = before * grid.hop
@@ -239,7 +240,7 @@ def _grid(params: SpectrogramParams) -> _Grid:
 
 def _working_hop(params: SpectrogramParams, span_hops: int) -> int:
     """Fewest samples a hop that hold f_max with some room, at a length that transforms quickly."""
-    hop = int(2 * params.f_max_hz * _RATE_MARGIN / params.columns_per_s)
+    hop = math.ceil(2 * params.f_max_hz * _RATE_MARGIN / params.columns_per_s)
     while hop < params.hop_length and scipy.fft.next_fast_len(span_hops * hop, real=True) > span_hops * hop:
         hop += 1
     return min(hop, params.hop_length)

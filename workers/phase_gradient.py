@@ -14,8 +14,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_AUDIBLE: Final = 1e-4
-"""Bins this far below the loudest of all get a random phase: noise hides what their slopes would tell."""
 _FLOOR: Final = 1e-7
 _UNREACHED: Final = 1e-12
 """How much a bin weighs as a start of its own against being reached from the past."""
@@ -24,14 +22,14 @@ Floats = NDArray[np.float32]
 
 
 def first_phase(
-    amplitudes: Floats, past: NDArray[np.complex64], span_hops: int, fft_hops: float, gamma_hops: float, seed: int
+    amplitudes: Floats, past: NDArray[np.complex64], span_hops: int, fft_hops: float, gamma_hops: float
 ) -> Floats:
     """Phases in radians (channel, column, bin) for `amplitudes` of that shape.
 
     `past` (channel, column, bin) holds the complex columns before them, none at a track's start. A frame begins
     `span_hops / 2` before its column; the Fourier transform is `fft_hops` long; `gamma_hops` is the width of the
     Gauss window most like the one used, in square hops. All channels go the same ways, so that what is in the middle
-    of a stereo picture stays there. The same `seed` gives the same phase.
+    of a stereo picture stays there.
     """
     if past.shape[1]:
         before, phase = np.abs(past[:, -1:]).mean(axis=0), np.angle(past[:, -1]).astype(np.float64)
@@ -48,9 +46,7 @@ def first_phase(
         phase = phase[:, where] + step
         phases[:, column] = phase
     phases -= turn
-    quiet = ground[1:] < _AUDIBLE * ground.max()
-    noise = np.random.default_rng(seed).random(quiet.shape) * 2 * np.pi
-    return np.where(quiet, noise, phases % (2 * np.pi)).astype(np.float32)
+    return (phases % (2 * np.pi)).astype(np.float32)
 
 
 def _steps(ground: Floats, source: NDArray[np.intp], fft_hops: float, gamma_hops: float) -> NDArray[np.float64]:
