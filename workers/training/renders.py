@@ -16,13 +16,19 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from shared.contracts import Frame, FrameEnd, Sampler
+from shared.spectrogram_params import FRAME_COLUMNS
+from workers.checkpoint import load_checkpoint
+from workers.diffusion import FramePipeline
 from workers.training.dataset import Pixels, pixels_from_tensor, tensor_from_pixels
 from workers.training.make import weights_sha256
 
 GUIDANCE_SCALE: Final = 3.0
 NUM_INFERENCE_STEPS: Final = 16
+SAMPLER: Final[Sampler] = "dpmpp_2m"
 PROCESSES: Final = 2
 
 
@@ -66,17 +72,33 @@ def _spread(work: Callable[[Any], Pixels], items: Iterable[Any]) -> Pixels:
 
 def _generate(item: tuple[Path, Order]) -> Pixels:
     model, order = item
-    noise = torch.Generator().manual_seed(order.seed)
-    with torch.no_grad():
-        drawn = _pipeline(model, order.kind)(
-            order.prompt,
-            num_inference_steps=NUM_INFERENCE_STEPS,
-            guidance_scale=GUIDANCE_SCALE,
-            generator=noise,
-            output_type="pt",
-        ).images
-    pixels: Pixels = pixels_from_tensor(drawn * 2 - 1)[0]
-    return pixels
+    with threadpool_limits(1):
+        picture = _pipeline(model, order.kind).render([_frame(order)])[0]
+    grey: Pixels = np.asarray(picture.convert("L"))
+    return grey
+
+
+def _frame(order: Order) -> Frame:
+    """The frame that a job of one clip would render for an order."""
+    end = FrameEnd(
+        prompt=order.prompt,
+        negative_prompt="",
+        seed=order.seed,
+        denoising_strength=1.0,
+        guidance_scale=GUIDANCE_SCALE,
+    )
+    return Frame(
+        model="riffarm-mini",
+        model_revision="under evaluation",
+        sampler=SAMPLER,
+        num_inference_steps=NUM_INFERENCE_STEPS,
+        columns=FRAME_COLUMNS,
+        seed_image=None,
+        mask_image=None,
+        start=end,
+        end=None,
+        alpha=0.0,
+    )
 
 
 def _redraw(item: tuple[Path, Pixels]) -> Pixels:
@@ -94,12 +116,11 @@ def _autoencoder(model: Path) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _pipeline(model: Path, kind: Kind) -> Any:
-    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+def _pipeline(model: Path, kind: Kind) -> FramePipeline:
+    parts = load_checkpoint(str(model), None, torch.float32)
     if kind is Kind.SHUFFLED:
-        _shuffle(pipeline.unet)
-    return pipeline
+        _shuffle(parts.unet)
+    return FramePipeline(parts, torch.device("cpu"))
 
 
 def _shuffle(network: torch.nn.Module) -> None:

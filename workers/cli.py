@@ -1,0 +1,80 @@
+"""Commands that need a model: `riffarm train`, `riffarm evaluate`, `riffarm seed-image`.
+
+Owns options and what is printed. The work is in `workers.training` and `workers.seed_images`, imported only when a
+command runs, since torch takes seconds to load.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+commands = typer.Typer()
+
+BUILT_IN_MODEL: Final = Path(__file__).parent / "models" / "riffarm-mini"
+REPORT_FOLDER: Final = Path(__file__).parents[1] / "docs" / "model"
+TRAINING_FOLDER: Final = Path(".training")
+OTHER_REPORT_FOLDER: Final = Path("out") / "evaluation"
+
+
+@commands.command()
+def train(
+    model: Annotated[Path, typer.Option(help="Where the finished model goes.")] = TRAINING_FOLDER / "riffarm-mini",
+) -> None:
+    """Make the built-in model anew, on CUDA if there is any; goes on from where it was stopped."""
+    from workers.training.loop import device
+    from workers.training.make import make_model
+    from workers.training.recipe import RECIPES
+
+    kind = device().type
+    typer.echo(f"Training on {kind}; clips, checkpoints and the log are kept in {TRAINING_FOLDER}.", err=True)
+    make_model(RECIPES[kind], TRAINING_FOLDER, model)
+    typer.echo(str(model))
+
+
+@commands.command()
+def evaluate(
+    model: Annotated[Path, typer.Option(help="The model's folder.")] = BUILT_IN_MODEL,
+    prompts: Annotated[int | None, typer.Option(min=1, max=240, help="How many prompts; all when left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure whether a model makes music and follows its prompt; writes a report with pictures.
+
+    All prompts on the built-in model write the committed report; anything else writes to out/evaluation.
+    """
+    from workers.training.evaluate import ALL_PROMPTS
+    from workers.training.evaluate import evaluate as evaluated
+    from workers.training.report import write_report
+
+    is_whole = prompts in (None, ALL_PROMPTS) and model.resolve() == BUILT_IN_MODEL.resolve()
+    folder = REPORT_FOLDER if is_whole else OTHER_REPORT_FOLDER
+    evaluation = evaluated(model, TRAINING_FOLDER, prompts or ALL_PROMPTS)
+    write_report(evaluation, folder)
+    typer.echo(json.dumps(evaluation.figures, indent=2) if as_json else _summary(evaluation.figures))
+    typer.echo(f"The report is {folder / 'report.md'}", err=True)
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{name:<10} {row['accuracy']:.3f}  ({row['low']:.3f} to {row['high']:.3f}, chance {row['chance']:.3f}, "
+        f"p {row['p_value']:.5f})"
+        for name, row in figures["steering"].items()
+    )
+
+
+@commands.command(name="seed-image")
+def seed_image(
+    names: Annotated[list[str] | None, typer.Argument(help="Which; all, with their index, when left out.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("out") / "seed_images",
+) -> None:
+    """Draw the built-in seed images anew."""
+    from workers.seed_images import PATTERNS, write_seed_images
+
+    unknown = [name for name in names or () if name not in PATTERNS]
+    if unknown:
+        raise typer.BadParameter(f"no such seed image: {', '.join(unknown)}; there are {', '.join(PATTERNS)}")
+    for path in write_seed_images(folder, names or tuple(PATTERNS)):
+        typer.echo(str(path))
