@@ -66,7 +66,7 @@ def _unet(rows: int) -> UNet2DConditionModel:
 
 
 def _vae(rows: int) -> AutoencoderKL:
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         sample_size=rows,
         latent_channels=4,
         block_out_channels=(4, 8, 8, 8),
@@ -74,8 +74,12 @@ def _vae(rows: int) -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         norm_num_groups=4,
-        scaling_factor=0.18215,
     ).eval()
+    with torch.no_grad():
+        latents = vae.encode(torch.rand(1, 3, rows, rows) * 2 - 1).latent_dist.mode()
+    # As in a trained model, a picture's latents are about as strong as the noise.
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    return vae
 
 
 def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler
 
 from shared.contracts import Sampler
 
+# Of diffusers' spacings the only one that begins at full noise and gives any number of steps exactly as asked for.
+_LINSPACE: Final = {"timestep_spacing": "linspace"}
+
 SAMPLERS: Final[dict[Sampler, tuple[Any, dict[str, object]]]] = {
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"solver_order": 2} | _LINSPACE),
+    # DDIM without noise is DPM-Solver++ of first order. Diffusers' own DDIMScheduler strays from its time steps where
+    # their number does not divide 1000.
+    "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1} | _LINSPACE),
 }
 """Name → scheduler class and its options. A new sampler is a new line here and a name in the contract's `Sampler`."""
-# The walk begins at full noise, whatever spacing the checkpoint's own scheduler had.
-_SPACING: Final = {"timestep_spacing": "trailing"}
 # What the model was trained on: the checkpoint says it, no sampler may change it.
 _NOISE_SCHEDULE: Final = (
     "num_train_timesteps",
@@ -36,7 +39,7 @@ def new_scheduler(sampler: Sampler, trained: Mapping[str, Any]) -> Any:
     """A fresh diffusers scheduler, since multistep methods remember; `trained` is the checkpoint's own settings."""
     scheduler_class, options = SAMPLERS[sampler]
     noise_schedule = {name: trained[name] for name in _NOISE_SCHEDULE if trained.get(name) is not None}
-    return scheduler_class(**noise_schedule, **_SPACING, **options)
+    return scheduler_class(**noise_schedule, **options)
 
 
 def steps_from_strength(denoising_strength: float, num_inference_steps: int) -> int:
