@@ -35,7 +35,8 @@ def test_the_index_tells_the_truth() -> None:
     assert list(entries) == ["og_beat", "agile", "marim", "motorway", "vibes"]
     for entry in entries.values():
         assert hashlib.sha256(entry.path.read_bytes()).hexdigest() == entry.sha256
-        assert Image.open(entry.path).size == (entry.columns, GRID.mel_bins)
+        with Image.open(entry.path) as image:
+            assert image.size == (entry.columns, GRID.mel_bins)
         assert entry.duration_s == entry.columns / GRID.columns_per_s
         assert entry.tempo_bpm == entry.beats * 60 / entry.duration_s
         assert entry.beats % int(entry.meter.partition("/")[0]) == 0
