@@ -73,7 +73,7 @@ class StreamState:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 return cls(int(file["columns_done"]), file["spectrum"], file["tail"])
-        except (AttributeError, EOFError, KeyError, OSError, TypeError, zipfile.BadZipFile) as error:
+        except (AttributeError, EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError("these bytes hold no stream state") from error
 
 
