@@ -79,9 +79,7 @@ def image_from_mel_amplitudes(
     return image
 
 
-def mel_amplitudes_from_image(
-    image: Image.Image, params: SpectrogramParams, max_value: float = 1.0
-) -> Array:
+def mel_amplitudes_from_image(image: Image.Image, params: SpectrogramParams, max_value: float = 1.0) -> Array:
     """Mel amplitudes (channel, frequency, time) in 0..max_value drawn in a picture of `mel_bins` rows.
 
     Raises ValueError when the picture's height is not `mel_bins`.
