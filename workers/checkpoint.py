@@ -6,22 +6,34 @@ what is done with the model (`workers.diffusion`).
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
+from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from shared.errors import RenderError
 
-_WEIGHTED: Final = ("unet", "vae", "text_encoder")
+# Off: it would need one more library.
+_LOW_MEMORY: Final = {"low_cpu_mem_usage": False}
+_WEIGHTED: Final[dict[str, tuple[Any, dict[str, bool]]]] = {
+    "unet": (UNet2DConditionModel, _LOW_MEMORY),
+    "vae": (AutoencoderKL, _LOW_MEMORY),
+    "text_encoder": (CLIPTextModel, {}),
+}
 _PARTS: Final = (*_WEIGHTED, "tokenizer", "scheduler")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_PICKLES: Final = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+_HUB_FILES: Final = ["model_index.json", *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "txt"))]
+_HUB_WEIGHTS: Final = [f"{part}/*.safetensors" for part in _WEIGHTED]
+_HUB_TWINS: Final = ["*.fp16.*", "*non_ema*"]
+"""The same weights once more, in forms that are not read."""
 
 
 def load_checkpoint(source: str, revision: str | None, dtype: torch.dtype) -> Any:
@@ -30,45 +42,79 @@ def load_checkpoint(source: str, revision: str | None, dtype: torch.dtype) -> An
     Only safetensors are read and no code of the checkpoint's is run. Raises RenderError, saying what is wrong.
     """
     folder = Path(source)
-    if folder.is_dir():
-        _check_folder(folder)
-    elif not _HUB_ID.fullmatch(source):
-        raise RenderError(f"There is no model folder {source!r}.")
-    parts = _read(source, revision, dtype)
+    if not folder.is_dir():
+        folder = _download(source, revision)
+    _check_layout(source, folder)
+    _check_noise_schedule(source, folder)
+    parts = _read(source, folder, dtype)
     _check_fit(source, parts)
     return parts
 
 
-def _read(source: str, revision: str | None, dtype: torch.dtype) -> Any:
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+def _download(source: str, revision: str | None) -> Path:
+    if not _HUB_ID.fullmatch(source):
+        raise RenderError(f"There is no model folder {source!r}.")
     try:
+        return Path(
+            snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=_HUB_FILES + _HUB_WEIGHTS,
+                ignore_patterns=_HUB_TWINS,
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise RenderError(f"There is no model folder {source!r}, nor can it be had from the hub: {error}") from error
+
+
+def _check_layout(source: str, folder: Path) -> None:
+    if not (folder / "model_index.json").is_file():
+        raise RenderError(f"{source!r} is no Stable Diffusion model: it has no model_index.json.")
+    for part in _PARTS:
+        if not (folder / part).is_dir() or not any((folder / part).iterdir()):
+            raise RenderError(f"The model {source!r} has no {part}.")
+    for part in _WEIGHTED:
+        if not any((folder / part).glob("*.safetensors")):
+            raise RenderError(
+                f"The {part} of {source!r} has no safetensors weights; pickles, which could run any code, are not read."
+            )
+
+
+def _check_noise_schedule(source: str, folder: Path) -> None:
+    """Without a noise schedule of its own, diffusers would take one that the model was never trained on."""
+    try:
+        config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RenderError(f"The scheduler of {source!r} cannot be read: {error}") from error
+    if "beta_schedule" not in config:
+        raise RenderError(f"The scheduler of {source!r} names no beta_schedule: its noise is not known.")
+
+
+def _read(source: str, folder: Path, dtype: torch.dtype) -> Any:
+    for logging in (diffusers_logging, transformers_logging):
+        # What matters of their cautions is checked here; the rest would bury the farm's own log.
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        weighted = {part: _read_weighted(folder, part, dtype) for part in _WEIGHTED}
         return StableDiffusionPipeline.from_pretrained(
-            source,
-            revision=revision,
-            dtype=dtype,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+            folder, **weighted, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RenderError(f"The model {source!r} cannot be loaded: {reason}") from error
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "model_index.json").is_file():
-        raise RenderError(f"The folder {str(folder)!r} is no Stable Diffusion model: it has no model_index.json.")
-    for part in _PARTS:
-        if not (folder / part).is_dir() or not any((folder / part).iterdir()):
-            raise RenderError(f"The model {str(folder)!r} has no {part}.")
-    for part in _WEIGHTED:
-        if not any((folder / part).glob("*.safetensors")):
-            is_pickle = any(any((folder / part).glob(pattern)) for pattern in _PICKLES)
-            found = "only a pickle, which could run any code" if is_pickle else "none"
-            raise RenderError(f"The {part} of {str(folder)!r} needs safetensors weights; there is {found}.")
+def _read_weighted(folder: Path, part: str, dtype: torch.dtype) -> Any:
+    """One part with weights, of a class that is ours to choose, whatever the checkpoint's index names."""
+    model_class, options = _WEIGHTED[part]
+    model, found = model_class.from_pretrained(
+        folder, subfolder=part, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
+    if missing := sorted(found["missing_keys"]):
+        # They would be drawn at random and pass for a model.
+        raise ValueError(f"the weights of its {part} lack {len(missing)} tensors, {missing[0]} among them")
+    return model.eval()
 
 
 def _check_fit(source: str, parts: Any) -> None:
@@ -83,7 +129,5 @@ def _check_fit(source: str, parts: Any) -> None:
             f"The denoiser of {source!r} reads prompts {unet.cross_attention_dim} wide and its text encoder "
             f"writes {text.hidden_size}: only models of Stable Diffusion 1 and 2 are served."
         )
-    if parts.scheduler.config.get("beta_schedule") is None:
-        raise RenderError(f"The scheduler of {source!r} names no beta_schedule: its noise is not known.")
     # Some tokenizers name no limit; the text encoder has one all the same.
     parts.tokenizer.model_max_length = min(parts.tokenizer.model_max_length, text.max_position_embeddings)

@@ -14,13 +14,13 @@ from diffusers import DPMSolverMultistepScheduler
 from shared.contracts import Sampler
 
 # Of diffusers' spacings the only one that begins at full noise and gives any number of steps exactly as asked for.
-_LINSPACE: Final = {"timestep_spacing": "linspace"}
+_LINSPACE: Final[dict[str, object]] = {"timestep_spacing": "linspace"}
 
 SAMPLERS: Final[dict[Sampler, tuple[Any, dict[str, object]]]] = {
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"solver_order": 2} | _LINSPACE),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, _LINSPACE | {"solver_order": 2}),
     # DDIM without noise is DPM-Solver++ of first order. Diffusers' own DDIMScheduler strays from its time steps where
     # their number does not divide 1000.
-    "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1} | _LINSPACE),
+    "ddim": (DPMSolverMultistepScheduler, _LINSPACE | {"solver_order": 1}),
 }
 """Name → scheduler class and its options. A new sampler is a new line here and a name in the contract's `Sampler`."""
 # What the model was trained on: the checkpoint says it, no sampler may change it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from shared.contracts import Frame, FrameEnd
 from shared.errors import JobCanceled, RenderError
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from workers import checkpoint
 from workers.diffusion import FramePipeline, lerp, rgb_from_image, slerp
 from workers.samplers import SAMPLERS, new_scheduler, steps_from_strength
 
@@ -503,38 +506,87 @@ def test_truncated_weights_are_refused(broken, part, kept):
     assert_refused(broken, "cannot be loaded")
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_with_a_tensor_missing_are_refused(broken, part):
+    """It would be drawn at random, another one each time."""
+    (weights,) = (broken / part).glob("*.safetensors")
+    tensors = load_file(weights)
+    lost = sorted(tensors)[len(tensors) // 2]
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, weights, {"format": "pt"})
+    assert_refused(broken, "cannot be loaded", part, "lack 1 tensor")
+
+
+def test_weights_under_the_old_names_of_attention_are_read(pipeline, broken):
+    """The autoencoders of Stable Diffusion 1 have them, and the same picture comes out."""
+    (weights,) = (broken / "vae").glob("*.safetensors")
+    old_names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(weights)
+    renamed = {
+        name.replace(new, old): tensors[name]
+        for name in tensors
+        for new, old in [next((pair for pair in old_names.items() if pair[0] in name), ("", ""))]
+    }
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, weights, {"format": "pt"})
+    old = FramePipeline.from_source(str(broken), device="cpu")
+    assert render_one(old, a_frame()).tobytes() == render_one(pipeline, a_frame()).tobytes()
+
+
 def test_code_of_a_checkpoint_is_never_run(broken):
-    """A part that brings its own class is refused before that class is imported."""
+    """A part that brings its own class never has it imported."""
     index = json.loads((broken / "model_index.json").read_text())
     (broken / "model_index.json").write_text(json.dumps(index | {"unet": ["own_unet", "OwnUnet"]}))
     trace = broken / "was_run"
     (broken / "unet" / "own_unet.py").write_text(f"open({str(trace)!r}, 'w')\nclass OwnUnet: ...\n")
-    assert_refused(broken, "cannot be loaded")
+    with suppress(RenderError):
+        FramePipeline.from_source(str(broken), device="cpu")
     assert not trace.exists()
 
 
-def test_a_denoiser_of_another_width_is_refused(broken, tmp_path):
-    """Parts must fit together, as those of larger models do not."""
-    config = json.loads((broken / "unet" / "config.json").read_text())
-    (broken / "unet" / "config.json").write_text(json.dumps(config | {"in_channels": 9}))
-    assert_refused(broken, "cannot be loaded")
-
-
-def test_a_hub_id_is_asked_for_by_revision_and_for_safetensors_alone(folders, monkeypatch):
-    """An id goes to the hub with its revision, without pickles and without foreign code."""
+def test_a_hub_id_is_asked_for_by_revision_and_without_pickles(folders, monkeypatch):
+    """An id goes to the hub with its revision; nothing but settings, words and safetensors comes back."""
     asked: dict[str, Any] = {}
-    original = StableDiffusionPipeline.from_pretrained
 
-    def from_pretrained(source: str, **options: Any) -> Any:
+    def snapshot_download(source: str, **options: Any) -> str:
         asked.update(options, source=source)
-        return original(folders["epsilon"], **(options | {"revision": None}))
+        return str(folders["epsilon"])
 
-    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", from_pretrained)
-    FramePipeline.from_source("riffusion/riffusion-model-v1", revision="abc123", device="cpu")
+    monkeypatch.setattr(checkpoint, "snapshot_download", snapshot_download)
+    assert FramePipeline.from_source("riffusion/riffusion-model-v1", revision="abc123", device="cpu").rows == ROWS
     assert asked["source"] == "riffusion/riffusion-model-v1"
     assert asked["revision"] == "abc123"
-    assert asked["use_safetensors"] is True
-    assert not asked.get("trust_remote_code")
+    assert {pattern.rpartition(".")[2] for pattern in asked["allow_patterns"]} == {"json", "txt", "safetensors"}
+
+
+def test_a_hub_that_cannot_be_reached_is_named_as_the_reason(monkeypatch):
+    """What looks like an id may be a mistyped folder: the error speaks of both."""
+
+    def snapshot_download(source: str, **options: Any) -> str:
+        raise OSError("no connection")
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", snapshot_download)
+    with pytest.raises(RenderError, match=r"no model folder 'some/model'.*hub: no connection"):
+        FramePipeline.from_source("some/model", device="cpu")
+
+
+def test_parts_that_do_not_fit_together_are_refused(tmp_path, folders):
+    """A denoiser that reads wider prompts than the text encoder writes, as larger models do."""
+    parts = StableDiffusionPipeline.from_pretrained(folders["epsilon"], safety_checker=None)
+    for changes, words in (({"cross_attention_dim": 32}, "prompts 32 wide"), ({"in_channels": 9}, "inpainting")):
+        other = UNet2DConditionModel.from_config(parts.unet.config, **changes)
+        folder = Path(shutil.copytree(folders["epsilon"], tmp_path / str(next(iter(changes)))))
+        other.save_pretrained(folder / "unet")
+        assert_refused(folder, words)
+
+
+def test_a_scheduler_without_a_noise_schedule_is_refused(broken):
+    """Flow matching, for one, is another kind of model; a damaged file is none at all."""
+    file = broken / "scheduler" / "scheduler_config.json"
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+    file.write_text(json.dumps(config))
+    assert_refused(broken, "beta_schedule")
+    file.write_text("{")
+    assert_refused(broken, "scheduler", "cannot be read")
 
 
 def test_precision_follows_the_device_unless_asked_for(folders):
