@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -108,20 +109,31 @@ def _farm(url: str | None) -> Iterator[Client]:
 @contextlib.contextmanager
 def _local_farm() -> Iterator[str]:
     """Start `riffarm up` on a free port; its address. It stops with the block, also on Ctrl-C."""
-    console.print("No farm is running: starting a local one, with its log below.", style="dim")
+    log_path = Path(tempfile.gettempdir()) / f"riffarm-{os.getpid()}.log"
+    console.print(f"No farm is running: starting a local one (its log is {log_path}).", style="dim", highlight=False)
     command = [sys.executable, "-m", "infra.local", "--port", "0"]
-    # A session of its own: Ctrl-C reaches us alone, and we stop the farm in order.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as farm:
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(log_path.open("w"))
+        # A session of its own: Ctrl-C reaches us alone, and we stop the farm in order.
+        farm = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+        )
         try:
             assert farm.stdout  # noqa: S101 — it is a pipe
-            ready = next((line for line in farm.stdout if line.startswith("READY ")), None)
+            with console.status("Starting Valkey, the gateway and the workers"):
+                ready = next((line for line in farm.stdout if line.startswith("READY ")), None)
             if ready is None:
-                raise FarmError("the local farm did not start; its log above says why")
+                raise FarmError(f"the local farm did not start: {_last_line(log_path)}")
             yield ready.removeprefix("READY ").strip()
         finally:
             farm.send_signal(signal.SIGTERM)
             with _uninterrupted():
                 farm.wait()
+
+
+def _last_line(log_path: Path) -> str:
+    lines = [line for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it left no log"
 
 
 @contextlib.contextmanager
@@ -243,6 +255,8 @@ def _add_commands() -> None:
 def main() -> None:
     """Run the command line; errors are one sentence on standard error."""
     _add_commands()
+    # Told to end is told to tidy up, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except RiffarmError as error:

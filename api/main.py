@@ -6,6 +6,8 @@ Puts the parts together and starts the server. Leaves out every route's work.
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
@@ -31,9 +33,18 @@ def create_app(settings: Settings) -> FastAPI:
     """The gateway over the farm that `settings` name."""
     job_store = JobStore(settings.redis_url)
     object_store = object_store_from_url(settings.storage_url, settings.s3_endpoint_url)
-    dispatcher = Dispatcher(celery_app(settings), job_store, settings.job_window)
+    celery = celery_app(settings)
+    dispatcher = Dispatcher(celery, job_store, settings.job_window)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        job_store.redis.close()
+        celery.close()
+
     app = FastAPI(
         title="riffarm",
+        lifespan=lifespan,
         version="0.1.0",
         summary="A render farm for music made by diffusion.",
         docs_url=None,

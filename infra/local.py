@@ -37,7 +37,7 @@ _COLOURS: Final = {"valkey": "red", "gateway": "cyan"}
 _START_TIMEOUT_S: Final = 180.0
 _STOP_TIMEOUT_S: Final = 12.0
 _PAUSE_BEFORE_RESTART_S: Final = 1.0
-_MAX_QUICK_DEATHS: Final = 5
+_MAX_QUICK_DEATHS: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -142,7 +142,7 @@ class LocalFarm:
                 if self._has_own_valkey:
                     self._start_valkey()
                 for process in self._processes:
-                    if not self._is_stopping:
+                    if process.popen is None and not self._is_stopping:
                         process.start()
                 if self._wait(self._is_ready, "the gateway and a worker for every queue"):
                     on_ready(self.url)
@@ -160,8 +160,10 @@ class LocalFarm:
 
         folder = _writable(self._data / "valkey")
         options = f"--bind 127.0.0.1 --port {self._redis_port} --appendonly yes --appendfsync everysec"
-        options += " --maxmemory-policy noeviction --daemonize no --loglevel warning --logfile /dev/stdout"
+        options += " --maxmemory-policy noeviction --daemonize no --loglevel warning"
         command = [str(get_binary_path()), *options.split(), "--save", "", "--dir", str(folder)]
+        # Into a file: at every start it warns of kernel settings that do not matter here.
+        command += ["--logfile", str(folder / "valkey.log")]
         self._processes.insert(0, _Process("valkey", command, dict(os.environ)))
         self._processes[0].start()
         client = redis.Redis(port=self._redis_port, socket_connect_timeout=1)
@@ -181,7 +183,7 @@ class LocalFarm:
             if is_there():
                 return True
             if time.monotonic() > deadline_s:
-                raise LocalFarmError(f"{what} did not come up within {_START_TIMEOUT_S:g} s; the log above says why")
+                raise LocalFarmError(f"{what} did not come up within {_START_TIMEOUT_S:g} s; the log says why")
             self._restart_dead()
             time.sleep(0.1)
         return False
@@ -202,7 +204,9 @@ class LocalFarm:
             process.quick_deaths = process.quick_deaths + 1 if is_quick else 0
             has_refused = process.name == "gateway" and process.popen.returncode == 1
             if process.quick_deaths >= _MAX_QUICK_DEATHS or has_refused:
-                raise LocalFarmError(f"{process.name} keeps ending; its log above says why")
+                raise LocalFarmError(
+                    f"{process.name} keeps ending; its log says why ({self._data}/valkey has Valkey's)"
+                )
             console.print(f"{process.name} ended ({process.popen.returncode}); starting it again", style="yellow")
             process.signal_all(signal.SIGKILL)
             time.sleep(_PAUSE_BEFORE_RESTART_S)

@@ -244,7 +244,7 @@ class PlanSummary(_Contract):
     """What a request would render."""
 
     frames_total: int
-    frames_ready: int = Field(description="Frames in storage already, which would be reused; from a sample on long tracks.")
+    frames_ready: int = Field(description="Frames in storage already; from a sample on long tracks.")
     batches_total: int
     chunks_total: int
     duration_s: float

@@ -10,17 +10,19 @@ import structlog
 
 
 def configure_logs(log_format: Literal["console", "json"], process: str) -> None:
-    """Send structlog and the standard library's loggers to standard error in one form, naming the process."""
+    """Send structlog and the standard library's loggers to standard error in one form.
+
+    JSON lines name the process; on a terminal the local farm does, before each line.
+    """
+    is_json = log_format == "json"
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="iso" if is_json else "%H:%M:%S", utc=is_json),
         structlog.processors.format_exc_info,
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if log_format == "console"
-        else structlog.processors.JSONRenderer()
+        structlog.processors.JSONRenderer() if is_json else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -38,6 +40,14 @@ def configure_logs(log_format: Literal["console", "json"], process: str) -> None
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     # These repeat at every request or message what our own lines already say.
-    for name in ("httpx", "botocore", "uvicorn.access", "celery.worker.strategy", "celery.app.trace"):
+    for name in (
+        "httpx",
+        "botocore",
+        "uvicorn.access",
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "multiprocessing",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
-    structlog.contextvars.bind_contextvars(process=process)
+    if is_json:
+        structlog.contextvars.bind_contextvars(process=process)

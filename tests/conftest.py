@@ -60,7 +60,8 @@ class Valkey:
 
     def _answers(self) -> bool:
         try:
-            return bool(redis.Redis(port=self.port).ping())
+            with redis.Redis(port=self.port) as client:
+                return bool(client.ping())
         except redis.exceptions.ConnectionError:
             return False
 
@@ -80,14 +81,17 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 @pytest.fixture
 def valkey(valkey_server: Valkey) -> Valkey:
     """An empty Valkey."""
-    redis.Redis(port=valkey_server.port).flushall()
+    with redis.Redis(port=valkey_server.port) as client:
+        client.flushall()
     return valkey_server
 
 
 @pytest.fixture
-def job_store(valkey: Valkey) -> JobStore:
+def job_store(valkey: Valkey) -> Iterator[JobStore]:
     """The job store over an empty Valkey."""
-    return JobStore(valkey.url)
+    store = JobStore(valkey.url)
+    yield store
+    store.redis.close()
 
 
 @pytest.fixture
@@ -117,10 +121,7 @@ class Farm:
     process: subprocess.Popen[str]
     url: str
     data: Path
-
-    @property
-    def client(self) -> Client:
-        return Client(self.url)
+    client: Client
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -138,13 +139,16 @@ def running_farm(data: Path, *options: str, environment: dict[str, str] | None =
             assert process.stdout
             line = next((line for line in process.stdout if line.startswith("READY ")), None)
             assert line, f"the farm did not start:\n{data.with_suffix('.log').read_text()[-3000:]}"
-            yield Farm(process, line.split()[1], data)
+            url = line.split()[1]
+            with Client(url) as client:
+                yield Farm(process, url, data, client)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(60)
             finally:
                 process.kill()
+                process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import threading
@@ -83,8 +84,10 @@ def _start_child(**_: Any) -> None:
     try:
         _children.append(_Child())
     except Exception:
-        # Celery only logs what a signal's receiver raises and would go on with a child that can do nothing.
+        # Celery only logs what a signal's receiver raises and would start such children for ever: whoever started
+        # the worker must hear of it.
         log.exception("the worker cannot start")
+        os.kill(os.getppid(), signal.SIGKILL)
         os._exit(1)
 
 
@@ -173,8 +176,22 @@ def main() -> None:
         # Set before torch is imported: oversubscribed cores are an order of magnitude slower.
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
     }
-    command = [sys.executable, "-m", "celery", "-A", "workers.main:app", "worker", "-Q", options.queues]
+    # Inside a container root is the only user there may be.
+    quiet = ["-W", "ignore:You're running the worker with superuser privileges"]
+    command = [
+        sys.executable,
+        *quiet,
+        "-m",
+        "celery",
+        "--quiet",
+        "-A",
+        "workers.main:app",
+        "worker",
+        "-Q",
+        options.queues,
+    ]
     command += ["-n", f"{options.name}@%h", "-P", "prefork", "-c", "1", "--pool-start-method", "spawn"]
     os.execv(sys.executable, [*command, "--without-mingle", "--without-gossip", "--loglevel", "INFO"])  # noqa: S606
 

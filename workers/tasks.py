@@ -6,6 +6,7 @@ may run twice. Leaves out Celery (`workers.main`), the model (`workers.diffusion
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tempfile
@@ -156,38 +157,41 @@ class Tasks:
                 output for part in range(plan.parts) for output in self._deliver_part(job_id, plan, part, Path(folder))
             ]
         self._objects.put(job_result_key(job_id), json.dumps({"status": "succeeded", "outputs": outputs}).encode())
-        fields = {"outputs": json.dumps(outputs), "encode_ms": _ms_since(started_s)}
+        fields: dict[str, str | int] = {"outputs": json.dumps(outputs), "encode_ms": _ms_since(started_s)}
         self._jobs.finish(job_id, "succeeded", fields)
         self._announce(job_id)
         self._forget_chunks(job_id)
 
     def _deliver_part(self, job_id: str, plan: Plan, part: int, folder: Path) -> list[dict[str, object]]:
         stem = plan.request.type if plan.parts == 1 else f"{plan.request.type}-{part + 1:02}"
-        paths = {name: folder / f"{stem}{mastering.FORMATS[name].suffix}" for name in plan.request.formats}
+        paths: dict[str, Path] = {name: folder / f"{stem}{mastering.FORMATS[name].suffix}" for name in plan.request.formats}
 
         def chunks() -> Iterator[Array]:
             for index in range(plan.part_chunks):
                 self._stop_if_canceled(job_id)
                 yield _waveform(self._objects.get(chunk_key(job_id, part, index)))
 
-        gain = mastering.gain_from_peaks([mastering.peak_of(chunk) for chunk in chunks()])
-        mastering.encode(chunks, plan.params.sample_rate_hz, gain, plan.part_samples, paths)
+        gain = mastering.gain_from_peaks(mastering.peak_of(chunk) for chunk in chunks())
+        rate_hz = plan.params.sample_rate_hz
+        mastering.encode(chunks(), paths, sample_rate_hz=rate_hz, gain=gain, total_samples=plan.part_samples)
         picture = folder / f"{stem}.png"
         first = part * plan.part_frames
         frames = (self._frame_image(plan, index) for index in range(first, first + plan.part_frames))
         mastering.overview_image(frames, plan.part_frames).save(picture)
         media_types = {path: mastering.FORMATS[name].media_type for name, path in paths.items()}
         media_types[picture] = "image/png"
-        duration_s = plan.part_samples / plan.params.sample_rate_hz
+        duration_s = plan.part_samples / rate_hz
         return [self._upload(job_id, path, media_type, duration_s) for path, media_type in media_types.items()]
 
     def _upload(self, job_id: str, path: Path, media_type: str, duration_s: float) -> dict[str, object]:
         self._objects.put_file(output_key(job_id, path.name), path, media_type)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return {
             "name": path.name,
             "media_type": media_type,
             "bytes": path.stat().st_size,
-            "sha256": mastering.sha256_of(path),
+            "sha256": sha256,
             "duration_s": round(duration_s, 6),
         }
 

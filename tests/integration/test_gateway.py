@@ -22,8 +22,13 @@ TRACK = {"type": "track", "keyframes": [{"prompt": "jazz piano"}, {"prompt": "te
 
 
 def queued_batches(valkey: Valkey) -> int:
-    client = redis.Redis(port=valkey.port)
-    return sum(client.llen(f"render.{priority}") for priority in ("interactive", "normal", "bulk"))  # type: ignore[misc]
+    with redis.Redis(port=valkey.port) as client:
+        return sum(client.llen(f"render.{priority}") for priority in ("interactive", "normal", "bulk"))  # type: ignore[misc]
+
+
+def job_keys(valkey: Valkey) -> list[bytes]:
+    with redis.Redis(port=valkey.port) as client:
+        return list(client.keys("*job*"))  # type: ignore[arg-type]
 
 
 def recorded(settings: Settings) -> list[Path]:
@@ -175,7 +180,7 @@ def test_a_wrong_field_is_named_and_nothing_is_recorded(
     assert problem["code"] == "invalid_request"
     assert field in [error["field"] for error in problem["errors"]], problem
     assert all(error["message"] for error in problem["errors"])
-    assert redis.Redis(port=valkey.port).keys("*job*") == []
+    assert job_keys(valkey) == []
     assert (queued_batches(valkey), recorded(settings)) == (0, [])
 
 
@@ -213,7 +218,7 @@ def test_storage_down_is_a_503_and_nothing_is_half_recorded(
     answer = gateway.post("/v1/jobs", json=CLIP)
     assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
     assert "retry-after" in answer.headers
-    assert redis.Redis(port=valkey.port).keys("*job*") == []
+    assert job_keys(valkey) == []
     assert queued_batches(valkey) == 0
 
 

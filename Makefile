@@ -1,0 +1,57 @@
+# What people and other programs call. Every target makes what it needs first.
+SHELL := bash
+PYTHON ?= python3
+BIN := .venv/bin
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+# One thread for each process: the tests start several, and oversubscribed cores are an order of magnitude slower.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo up test check bench lock clean
+
+help:            ## Show what there is
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: .venv/.installed  ## Make .venv with everything, from the hashed lock
+
+.venv/.installed: requirements.lock pyproject.toml
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --clear --python $(PYTHON) .venv && \
+		uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --editable . ; \
+	else \
+		$(PYTHON) -m venv --clear .venv && \
+		$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock && \
+		$(BIN)/python -m pip install --quiet --no-deps --editable . ; \
+	fi
+	@touch $@
+
+demo: setup      ## Render a 41 s track on a farm of its own, into out/
+	$(BIN)/riffarm render "ambient strings, slow" "techno synth, four on the floor drums, fast" \
+		--duration 40.96s --seed 1 --seed 2 --format flac --format mp3 --output out/demo.flac
+
+up: setup        ## Run a farm on this machine until Ctrl-C
+	$(BIN)/riffarm up
+
+test: check      ## Check and run all tests but those that need a GPU
+	$(BIN)/python -m pytest
+
+check: setup     ## Style, types, the import rule, and locks in step with pyproject.toml
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@for extra in "--all-extras:requirements.lock" "--extra api:requirements-gateway.lock" "--extra worker:requirements-worker.lock"; do \
+		lock=$${extra#*:}; cp $$lock .venv/$$lock && $(COMPILE) $${extra%%:*} --output-file .venv/$$lock && \
+		cmp $$lock .venv/$$lock || { echo "$$lock is behind pyproject.toml; run: make lock"; exit 1; }; \
+	done
+
+bench: setup     ## Measure the farm on this machine
+	$(BIN)/python -m tests.benchmarks.track
+
+lock: setup      ## Make the locks anew from pyproject.toml
+	$(COMPILE) --all-extras --output-file requirements.lock
+	$(COMPILE) --extra api --output-file requirements-gateway.lock
+	$(COMPILE) --extra worker --output-file requirements-worker.lock
+
+clean:           ## Remove what was made here: .venv, out/, caches and the local farm's data
+	rm -rf .venv out .riffarm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
