@@ -52,11 +52,17 @@ class _Canvas:
 
 
 class FramePipeline:
-    """A loaded model that renders frames. The same frame gives the same picture in whatever company it is rendered."""
+    """A loaded model that renders frames, each from its own noise in whatever company.
+
+    On a CPU a frame's bits are the same in any batch, for the same number of threads; on a GPU, where frames are
+    denoised together, they may differ by a rounding.
+    """
 
     def __init__(self, parts: Any, device: torch.device) -> None:
         """`parts` is a `diffusers.StableDiffusionPipeline`; it is moved to the device."""
         self.device = device
+        # On a CPU, kernels choose their order of summing by batch size: alone, a frame keeps its bits in any company.
+        self._is_batching = device.type != "cpu"
         self._dtype = parts.unet.dtype
         self._parts = parts.to(device)
         self._embedding = lru_cache(maxsize=_EMBEDDINGS_KEPT)(self._embedding_from_prompt)
@@ -125,8 +131,7 @@ class FramePipeline:
         return [pictures[index] for index in range(len(frames))]
 
     def _runs(self, schedules: list[_Schedule]) -> list[tuple[_Schedule, list[int]]]:
-        if self.device.type == "cpu":
-            # Kernels choose their order of summing by batch size: alone, a frame keeps its bits in any company.
+        if not self._is_batching:
             return [(schedule, [index]) for index, schedule in enumerate(schedules)]
         together: dict[_Schedule, list[int]] = {}
         for index, schedule in enumerate(schedules):

@@ -192,6 +192,36 @@ def test_a_frame_has_the_same_bits_in_any_company_and_order(pipeline, seed_image
     assert len(set(alone)) == len(frames)
 
 
+def mixed_frames() -> list[Frame]:
+    """Frames that differ in prompt, guidance, alpha, strength, steps and columns."""
+    other = an_end(prompt="techno drums", seed=9, denoising_strength=0.9, guidance_scale=2.0)
+    alphas = [a_frame(other, alpha) for alpha in (0.0, 0.2, 0.4, 0.9)]
+    return [*alphas, a_frame(columns=128), a_frame(seed=3), a_frame(num_inference_steps=9), *alphas]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_frames_denoised_together_are_the_frames_denoised_alone(folders, seed_image, prediction):
+    """As on a GPU: grouped by where their walk begins, each with its own noise, prompts, guidance and mask."""
+    pipeline = FramePipeline.from_source(str(folders[prediction]), device="cpu")
+    mask = Image.linear_gradient("L")
+    alone = pipeline.render(mixed_frames(), seed_image, mask)
+    calls: list[tuple[int, int]] = []
+    pipeline._is_batching = True
+    together = pipeline.render(mixed_frames(), seed_image, mask, lambda done, total: calls.append((done, total)))
+    assert max(np.abs(pixels(one) - pixels(other)).max() for one, other in zip(alone, together, strict=True)) <= 1
+    groups = len({(frame.columns, frame.num_inference_steps) for frame in mixed_frames()})
+    assert groups < len(calls) < sum(frame.num_inference_steps for frame in mixed_frames()) / 2
+    assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_what_a_cpu_draws(folders, pipelines, seed_image):
+    """In half precision and in a batch, a picture stays within a few grey levels of the CPU's."""
+    on_gpu = FramePipeline.from_source(str(folders["v_prediction"]), device="cuda").render(mixed_frames(), seed_image)
+    on_cpu = pipelines["v_prediction"].render(mixed_frames(), seed_image)
+    assert max(distance(one, other) for one, other in zip(on_gpu, on_cpu, strict=True)) < 3
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -422,6 +452,13 @@ def test_the_words_a_prompt_loses_are_named(pipeline):
     assert pipeline.truncated_words(read) == ""
     assert pipeline.truncated_words(read + "And Bells!") == "And Bells!"
     assert pipeline.truncated_words("") == ""
+
+
+def test_what_a_prompt_loses_does_not_reach_the_picture(pipeline):
+    """A prompt that is cut off draws what its read part draws."""
+    read = "abc de " * 15
+    pictures = pipeline.render([a_frame(prompt=prompt) for prompt in (read, read + "and bells", read[:-9])])
+    assert pictures[0].tobytes() == pictures[1].tobytes() != pictures[2].tobytes()
 
 
 NOISES = st.integers(0, 2**32 - 1).map(noise_from_seed)
