@@ -27,6 +27,6 @@ COPY workers workers
 COPY infra/docker/worker_is_alive.py .
 USER 10001
 # Well is a worker whose child has reported to Redis within the last seconds; the first report follows the model's loading.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=5m --start-interval=5s --retries=3 \
+HEALTHCHECK --interval=15s --timeout=10s --start-period=5m --retries=3 \
     CMD ["python", "worker_is_alive.py"]
 CMD ["python", "-m", "workers.main"]
