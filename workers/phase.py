@@ -141,23 +141,21 @@ def _next_block(
         done, fixed, lead = state.columns_done, min(grid.half, columns), 0
         past, tail = torch.from_numpy(state.spectrum), torch.from_numpy(state.tail)
     new = _spectrum(mel_amplitudes[..., fixed:], past, grid)[:, : max(own + grid.half - fixed, 0)]
-    signal = _signal(new, grid.fft_length * grid.output_hop // grid.hop, grid.output_window, grid.output_hop)
-    signal *= grid.output_hop / grid.hop
-    signal = torch.nn.functional.pad(signal, (0, max(0, tail.shape[-1] - signal.shape[-1])))
-    signal[:, : tail.shape[-1]] += tail
+    signal = _output_signal(new, tail, grid)
     first, last = lead * grid.output_hop, (lead + own) * grid.output_hop
-    beside = min(done, grid.half)
-    weight = _weight(grid.output_window, grid.output_hop, beside + own + min(grid.half, columns - own))
-    begin = (beside + grid.half) * grid.output_hop
-    waveform = (signal[:, first:last] * weight[begin : begin + own * grid.output_hop]).numpy()
+    # Columns that reach into these samples from either side; at the track's ends there are none.
+    earlier, later = min(done, grid.half), min(grid.half, columns - own)
+    weight = _weight(grid.output_window, grid.output_hop, earlier + own + later)
+    begin = (earlier + grid.half) * grid.output_hop
+    waveform = signal[:, first:last] * weight[begin : begin + last - first]
     kept = torch.cat([past, new], dim=1)[:, 1 - 2 * grid.half :]
-    return waveform, StreamState(done + own, kept.clone().numpy(), signal[:, last:].clone().numpy())
+    return waveform.numpy(), StreamState(done + own, kept.clone().numpy(), signal[:, last:].clone().numpy())
 
 
 def _spectrum(mel_amplitudes: Array, past: torch.Tensor, grid: _Grid) -> torch.Tensor:
     """Complex columns (channel, column, bin) with these mel amplitudes that go on from the fixed `past`."""
     loudest = float(mel_amplitudes.max(initial=0.0))
-    wanted = torch.from_numpy(np.ascontiguousarray(mel_amplitudes)).transpose(1, 2)
+    wanted = torch.from_numpy(np.array(mel_amplitudes, np.float32)).transpose(1, 2)
     linear = (wanted @ grid.pseudo_inverse).clamp_min_(0.0)
     if loudest == 0.0:
         return linear.to(torch.complex64)
@@ -187,6 +185,15 @@ def _with_mel_energy(amplitudes: torch.Tensor, wanted: torch.Tensor, grid: _Grid
     ratio = (wanted.flatten(0, 1).T.numpy() + floor) / (grid.mel_from_linear @ flat + floor)
     scale = torch.from_numpy(grid.linear_from_mel @ ratio)
     return amplitudes * scale.T.reshape(amplitudes.shape)
+
+
+def _output_signal(spectrum: torch.Tensor, tail: torch.Tensor, grid: _Grid) -> torch.Tensor:
+    """`_signal` at the full sample rate, on top of the `tail` of the columns before."""
+    signal = _signal(spectrum, grid.fft_length * grid.output_hop // grid.hop, grid.output_window, grid.output_hop)
+    signal *= grid.output_hop / grid.hop
+    signal = torch.nn.functional.pad(signal, (0, max(0, tail.shape[-1] - signal.shape[-1])))
+    signal[:, : tail.shape[-1]] += tail
+    return signal
 
 
 def _signal(spectrum: torch.Tensor, fft_length: int, window: torch.Tensor, hop: int) -> torch.Tensor:
