@@ -27,7 +27,7 @@ from workers.training.score import DRUM_PATTERNS, GENRES, INSTRUMENT_NAMES, Piec
 from workers.training.statistics import p_value, permuted_accuracies, wilson_interval
 
 ALL_PROMPTS: Final = len(GENRES) * len(DRUM_PATTERNS) * len(INSTRUMENT_NAMES)
-FLOOR_PROMPTS: Final = 24
+FLOOR_PROMPTS: Final = 20
 LEARN, TEST = slice(0, 1_200), slice(1_200, 1_600)
 """Held-out clips the classifiers learn from, and those they are tested on."""
 LEARN_TRIPS, TEST_TRIPS = 320, 120

@@ -152,6 +152,8 @@ def save_model(
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline(vae, unet, text, tokenizer).to(torch.float16).save_pretrained(fresh, safe_serialization=True)
+    # The files of CLIP's own form too, for readers that know no tokenizer.json.
+    tokenizer.backend_tokenizer.model.save(str(fresh / "tokenizer"))
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 

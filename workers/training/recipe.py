@@ -45,12 +45,12 @@ class UnetRecipe:
     text_width: int = 128
     text_layers: int = 2
     vocabulary: int = 512
-    clips: int = 4_800
+    clips: int = 3_200
     """Clips it learns from: the first of the training clips."""
     minutes: float = 60.0
     batch: int = 8
-    learning_rate: float = 1.0e-3
-    half_width_share: float = 0.65
+    learning_rate: float = 1.5e-3
+    half_width_share: float = 0.75
     """The first share of the training sees frames of half the width: twice as many for the same work."""
     decay_share: float = 0.4
     """The last share of the training, over which the learning rate falls to zero along a cosine."""
@@ -58,7 +58,7 @@ class UnetRecipe:
     snr_cap: float = 5.0
     ema_decay: float = 0.998
     seed: int = 12
-    check_minutes: float = 10.0
+    check_minutes: float = 24.0
     """Minutes between two measures of steering while training."""
 
 

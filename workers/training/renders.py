@@ -27,7 +27,7 @@ from workers.training.dataset import Pixels, pixels_from_tensor, tensor_from_pix
 from workers.training.make import weights_sha256
 
 GUIDANCE_SCALE: Final = 3.0
-NUM_INFERENCE_STEPS: Final = 16
+NUM_INFERENCE_STEPS: Final = 12
 SAMPLER: Final[Sampler] = "dpmpp_2m"
 PROCESSES: Final = 2
 

@@ -5,6 +5,7 @@ Owns its prompts and classifiers. Leaves out the full proof (`workers.training.e
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,19 +23,17 @@ from workers.training.networks import pipeline
 from workers.training.recipe import DataRecipe
 from workers.training.score import Piece
 
-_PROMPTS: Final = 20
-_ROUND_TRIPS: Final = 96
+_PROMPTS: Final = 16
+_CLIPS: Final = 800
+_ROUND_TRIPS: Final = 40
 
 
 class SteeringCheck:
     """Generates a few pictures and asks classifiers what they hear in them."""
 
     def __init__(self, recipe: DataRecipe, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path) -> None:
-        pieces, pixels = clips(recipe.held_out_clips, recipe.held_out_seed, folder)
         self._vae, self._tokenizer = vae.to(device()).eval(), tokenizer
-        drawn = round_trip(self._vae, pixels[:_ROUND_TRIPS])
-        features = np.concatenate([features_from_many(pixels), features_from_many(drawn)])
-        self._listeners = Listeners([*pieces, *pieces[:_ROUND_TRIPS]], features)
+        self._recipe, self._folder = recipe, folder
         self._pieces = draw_pieces(_PROMPTS, seed=77)
 
     def __call__(self, unet: UNet2DConditionModel, text: CLIPTextModel) -> dict[str, float]:
@@ -43,6 +42,14 @@ class SteeringCheck:
         parts.set_progress_bar_config(disable=True)
         features = features_from_many(np.concatenate([_generated(parts, p) for p in self._pieces]))
         return {name: self._listeners.accuracy(name, self._pieces, features) for name in ATTRIBUTES}
+
+    @cached_property
+    def _listeners(self) -> Listeners:
+        """Taught at the first check, so that a training starts at once."""
+        pieces, pixels = clips(self._recipe.held_out_clips, self._recipe.held_out_seed, self._folder)
+        drawn = round_trip(self._vae, pixels[:_ROUND_TRIPS])
+        features = np.concatenate([features_from_many(pixels[:_CLIPS]), features_from_many(drawn)])
+        return Listeners([*pieces[:_CLIPS], *pieces[:_ROUND_TRIPS]], features)
 
 
 def round_trip(vae: AutoencoderKL, pixels: Pixels) -> Pixels:
