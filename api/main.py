@@ -32,7 +32,9 @@ from shared.settings import Settings
 def create_app(settings: Settings) -> FastAPI:
     """The gateway over the farm that `settings` name."""
     job_store = JobStore(settings.redis_url)
-    object_store = object_store_from_url(settings.storage_url, settings.s3_endpoint_url)
+    object_store = object_store_from_url(
+        settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url
+    )
     celery = celery_app(settings)
     dispatcher = Dispatcher(celery, job_store, settings.job_window)
 

@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(description="Valkey or Redis: redis://host:port/db")
     storage_url: str = Field(description="file:DIR or s3://bucket/prefix")
     s3_endpoint_url: str | None = Field(None, description="S3 server other than AWS")
+    s3_public_endpoint_url: str | None = Field(None, description="The same server as clients reach it, for their links")
     secret: SecretStr = Field(description="Signs the URLs of outputs on local disk; at least 32 characters")
     webhook_secret: SecretStr | None = Field(None, description="whsec_<base64 of 24..64 bytes>; signs webhooks")
     webhook_allow_loopback: bool = Field(False, description="Let webhooks go to http://127.0.0.1 (development)")

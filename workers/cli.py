@@ -1,12 +1,13 @@
-"""Commands that need a model: `riffarm train`, `riffarm evaluate`, `riffarm seed-image`.
+"""Commands that need a model or the signal path: `riffarm train|evaluate|seed-image|convert|doctor`.
 
-Owns options and what is printed. The work is in `workers.training` and `workers.seed_images`, imported only when a
-command runs, since torch takes seconds to load.
+Owns options and what is printed. The work is in the modules of the same names, imported only when a command
+runs, since torch takes seconds to load.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -78,3 +79,32 @@ def seed_image(
         raise typer.BadParameter(f"no such seed image: {', '.join(unknown)}; there are {', '.join(PATTERNS)}")
     for path in write_seed_images(folder, names or tuple(PATTERNS)):
         typer.echo(str(path))
+
+
+@commands.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A spectrogram picture, or audio.")],
+    target: Annotated[Path, typer.Argument(help="Audio, or a picture; the suffix decides.")],
+) -> None:
+    """Turn a spectrogram picture into audio, or audio into a spectrogram picture; needs no farm."""
+    from workers.convert import convert as converted
+
+    converted(source, target)
+    typer.echo(str(target))
+
+
+@commands.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+    """Say what is missing or slow on this machine, and how to mend it."""
+    from workers.doctor import findings
+
+    found = findings()
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        for one in found:
+            typer.echo(f"{'ok ' if one.is_good else 'BAD'}  {one.what:<9} {one.found}")
+            if one.remedy and not one.is_good:
+                typer.echo(f"     {'':<9} → {one.remedy}")
+    if not all(one.is_good for one in found):
+        raise typer.Exit(1)

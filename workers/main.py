@@ -50,7 +50,7 @@ class _Child:
         # One thread a process: rounding must not depend on the machine, and two workers must not fight for cores.
         torch.set_num_threads(1)
         self.jobs = JobStore(settings.redis_url)
-        objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url)
+        objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
         dispatcher = dispatch.Dispatcher(app, self.jobs, settings.job_window)
         self.tasks = Tasks(settings, self.jobs, objects, dispatcher)
         self.queues = os.environ[_QUEUES].split(",")
