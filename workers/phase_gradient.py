@@ -51,7 +51,8 @@ def first_phase(
 
 def _steps(ground: Floats, source: NDArray[np.intp], fft_hops: float, gamma_hops: float) -> NDArray[np.float64]:
     """How far phase moves from bin `source` of one column to each bin of the next, (column, bin)."""
-    heights = np.log(np.maximum(ground, max(_FLOOR * float(ground.max()), np.finfo(np.float32).tiny)))
+    lowest = max(_FLOOR * float(ground.max()), float(np.finfo(np.float32).tiny))
+    heights = np.log(np.maximum(ground, lowest))
     by_time = np.gradient(heights, axis=1) * (fft_hops / gamma_hops)
     by_time += 2 * np.pi / fft_hops * np.arange(ground.shape[1])
     by_frequency = np.gradient(heights, axis=0)[1:] * (-gamma_hops / fft_hops)
