@@ -1,0 +1,75 @@
+"""Frames for the tiny checkpoint, and how to compare their pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from shared.contracts import Frame, FrameEnd
+from workers.diffusion import FramePipeline
+
+ROWS = COLUMNS = 64
+STEPS = 6
+LATENTS = (1, 4, ROWS // 8, COLUMNS // 8)
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+def an_end(**changes: Any) -> FrameEnd:
+    """What a keyframe gives to a frame."""
+    plain = {
+        "prompt": "a slow piano",
+        "negative_prompt": "",
+        "seed": 1,
+        "denoising_strength": 0.5,
+        "guidance_scale": 5.0,
+    }
+    return FrameEnd(**(plain | changes))
+
+
+def a_frame(end: FrameEnd | None = None, alpha: float = 0.0, **changes: Any) -> Frame:
+    """A frame; changes that are no frame's own field go to its start."""
+    own = {name: changes.pop(name) for name in tuple(changes) if name in Frame.model_fields}
+    plain = {
+        "model": "tiny",
+        "model_revision": "1",
+        "sampler": "dpmpp_2m",
+        "num_inference_steps": STEPS,
+        "columns": COLUMNS,
+        "seed_image": None,
+        "mask_image": None,
+        "start": an_end(**changes),
+        "end": end,
+        "alpha": alpha,
+    }
+    return Frame(**(plain | own))
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """Grey levels as floats, shape (row, column, channel)."""
+    return np.asarray(image, np.float64)
+
+
+def distance(one: Image.Image, other: Image.Image) -> float:
+    """Mean difference in grey levels."""
+    return float(np.abs(pixels(one) - pixels(other)).mean())
+
+
+def render_one(pipeline: FramePipeline, frame: Frame, *images: Image.Image) -> Image.Image:
+    """The picture of a single frame."""
+    (picture,) = pipeline.render([frame], *images)
+    return picture
+
+
+def noise_from_seed(seed: int) -> torch.Tensor:
+    """The noise that a seed stands for."""
+    return torch.randn(LATENTS, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def mixed_frames() -> list[Frame]:
+    """Frames that differ in prompt, guidance, alpha, strength, steps and columns."""
+    other = an_end(prompt="techno drums", seed=9, denoising_strength=0.9, guidance_scale=2.0)
+    alphas = [a_frame(other, alpha) for alpha in (0.0, 0.2, 0.4, 0.9)]
+    return [*alphas, a_frame(columns=128), a_frame(seed=3), a_frame(num_inference_steps=9), *alphas]
