@@ -163,7 +163,7 @@ def serve(folder: Path, port: int) -> None:
     proxy, cache = _app(etc, "proxy", _proxy_conf(etc)), _Cache()
     # Without a cache every request asks for its account and its container first: four times as slow.
     server = spawn(face, lambda environ, start: proxy(environ | {"swift.cache": cache}, start))
-    print(f"{READY}http://127.0.0.1:{face.getsockname()[1]}", flush=True)  # noqa: T201 — its only answer
+    print(f"{READY}http://127.0.0.1:{face.getsockname()[1]}", flush=True)
     server.wait()
 
 

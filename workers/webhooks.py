@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 import httpx
@@ -21,6 +20,7 @@ from shared.errors import TransientError
 
 MAX_BODY_BYTES: Final = 20_000
 TIMEOUT_S: Final = 15.0
+_LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class WebhookFailedError(TransientError):
@@ -61,14 +61,12 @@ def post_webhook(url: str, delivery_id: str, body: bytes, secret: str, *, allow_
 
 
 async def _post(url: str, headers: dict[str, str], body: bytes, *, allow_loopback: bool) -> int:
-    def is_allowed(hostname: str, address: IPv4Address | IPv6Address, port: int) -> bool:
-        return address.is_global or (allow_loopback and address.is_loopback)
-
+    is_loopback = allow_loopback and httpx.URL(url).host in _LOOPBACK_HOSTS
     protect: Callable[..., httpx.AsyncClient] = httpx_ssrf_protection
     client = protect(
         httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=TIMEOUT_S),
-        check_globally_reachable=not allow_loopback,
-        custom_validator=is_allowed,
+        check_globally_reachable=not is_loopback,
+        custom_validator=lambda host, address, port: address.is_loopback or not is_loopback,
     )
     async with client, asyncio.timeout(TIMEOUT_S), client.stream("POST", url, headers=headers, content=body) as answer:
         return answer.status_code

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.track [--minutes 10] [--steps 20] [--picture docs/benchmarks/memory.png]
 
-Prints a table and, as its last line, one JSON object. The baseline is the track's own first quarter: memory that is flat
-stays where it was then.
+Prints a table and, as its last line, one JSON object. The baseline is the track's own first quarter: memory that is
+flat stays where it was then.
 """
 
 from __future__ import annotations

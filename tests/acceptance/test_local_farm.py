@@ -1,0 +1,109 @@
+"""`riffarm up` and `riffarm render` as programs: clear refusals, Ctrl-C at any moment, nothing left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import soundfile
+
+from tests.conftest import Farm, wait_until
+
+
+def up(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`riffarm up` that is expected to refuse."""
+    command = [sys.executable, "-m", "api.cli", "up", *options]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **variables}
+    )
+
+
+def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
+    """The port, the reason and the way out."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        answer = up("--port", str(port), "--data", str(tmp_path))
+    assert answer.returncode == 1
+    assert (
+        " ".join(answer.stderr.split())
+        == f"riffarm up: cannot listen on 127.0.0.1:{port} (Address already in use); choose another with --port"
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_sentence(tmp_path: Path) -> None:
+    """Where the folder should be there is a file (a stand-in for read-only that root cannot write to either)."""
+    (tmp_path / "file").touch()
+    answer = up("--port", "0", "--data", str(tmp_path / "file" / "data"))
+    assert answer.returncode == 1
+    assert " ".join(answer.stderr.split()).startswith("riffarm up: cannot write to")
+    assert len(answer.stderr.splitlines()) <= 3
+
+
+def test_two_farms_do_not_share_a_folder(farm: Farm) -> None:
+    """A second Valkey on the same file would ruin it."""
+    answer = up("--port", "0", "--data", str(farm.data))
+    assert answer.returncode == 1
+    assert "another farm runs in" in " ".join(answer.stderr.split())
+
+
+def test_another_address_needs_a_key(tmp_path: Path) -> None:
+    """Beyond loopback the gateway does not start without one, and the farm ends by itself."""
+    answer = up("--host", "0.0.0.0", "--port", "0", "--data", str(tmp_path))  # noqa: S104 — that is the test
+    assert answer.returncode == 1
+    assert "RIFFARM_GATEWAY_KEY" in answer.stderr
+
+
+@pytest.mark.parametrize("moment", ["starting", "rendering", "at once"])
+def test_ctrl_c_leaves_no_process_and_no_broken_file(tmp_path: Path, moment: str) -> None:
+    """Whenever it comes, everything that was started ends and the output folder holds no half file."""
+    command = [sys.executable, "-m", "api.cli", "render", "a", "b", "--duration", "3m", "--output", "out/a.flac"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    own = psutil.Process(process.pid)
+    wait_until(lambda: process.poll() is not None or len(own.children(recursive=True)) >= 1, "the farm starts")
+    if moment != "at once":
+        wait_until(lambda: len(own.children(recursive=True)) >= 5, "workers start")
+    if moment == "rendering":
+        frames = tmp_path / ".riffarm" / "storage" / "frames"
+        wait_until(lambda: any(frames.rglob("*.png")), "a frame", timeout_s=120)
+    started = own.children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    process.communicate()
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
+    assert list((tmp_path / "out").rglob("*")) == []
+    assert list((tmp_path / ".riffarm").rglob(".writing-*")) == []
+
+
+def test_render_on_a_running_farm_writes_every_file(farm: Farm, tmp_path: Path) -> None:
+    """Paths on standard output, one a line; the rest on standard error."""
+    command = [sys.executable, "-m", "api.cli", "render", "harp", "--seed", "77", "--steps", "3", "--url", farm.url]
+    options = ["--format", "flac", "--format", "mp3", "--output", str(tmp_path / "new" / "harp.flac")]
+    answer = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    files = [Path(line) for line in answer.stdout.splitlines()]
+    assert [path.name for path in files] == ["harp.flac", "harp.mp3", "harp.png"]
+    assert soundfile.info(files[0]).frames == 512 * 441
+    assert "seeds 77" in answer.stderr
+    wrong = subprocess.run([*command, "--format", "aiff"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "formats[0]" in wrong.stderr
+
+
+def test_a_killed_gateway_is_started_again(farm: Farm) -> None:
+    """The supervisor brings back what dies; clients that ask again find their jobs."""
+    gateway = next(
+        process for process in psutil.Process(farm.process.pid).children() if "api.main" in " ".join(process.cmdline())
+    )
+    gateway.kill()
+    deadline_s = time.monotonic() + 60
+    while not farm.client.is_farm():
+        assert time.monotonic() < deadline_s, "the gateway did not come back"
