@@ -8,7 +8,7 @@ Keys, all under `riffarm:`
     job:{id}:frames   hash: frame number → how it was made; its fields are the set of finished frames
     job:{id}:done     set: finished work items ("b3" a batch, "c0" a chunk)
     job:{id}:moves    hash: finished item → the items it released, so that a repeated move answers the same
-    job:{id}:attempts hash: item → how often it was started
+    job:{id}:attempts hash: item → how often it was started without a frame to show for it
     job:{id}:warnings set of sentences
     jobs              sorted set: all ids by time of creation
     jobs:queued       sorted set: ids not yet started, by time of creation
@@ -37,19 +37,22 @@ HEARTBEAT_TTL_S: Final = 15
 SUBMITTED: Final = "submitted"
 """The item whose move releases a new job's first work."""
 
-# KEYS job, frames, done · ARGV item, counter or "", counter's addend field or "", addend, then frame, record, …
-# Adds what an item finished. Only the first report of an item counts.
+# KEYS job, frames, done, attempts · ARGV item, counter or "", field to add to, addend, then frame, record, …
+# Adds what an item finished. Only the first report counts; a new frame shows that the item is no poison.
 _RECORD = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 for i = 5, #ARGV, 2 do
-  if redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1]) == 1 and cjson.decode(ARGV[i + 1]).reused then
-    redis.call('HINCRBY', KEYS[1], 'frames_reused', 1)
+  if redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1]) == 1 then
+    if cjson.decode(ARGV[i + 1]).reused then
+      redis.call('HINCRBY', KEYS[1], 'frames_reused', 1)
+    else
+      redis.call('HDEL', KEYS[4], ARGV[1])
+    end
   end
 end
-if ARGV[1] == '' then return 1 end
-if redis.call('SADD', KEYS[3], ARGV[1]) == 0 then return 0 end
+if ARGV[2] == '' or redis.call('SADD', KEYS[3], ARGV[1]) == 0 then return 0 end
 redis.call('HINCRBY', KEYS[1], ARGV[2], 1)
-if ARGV[3] ~= '' then redis.call('HINCRBY', KEYS[1], ARGV[3], ARGV[4]) end
+redis.call('HINCRBY', KEYS[1], ARGV[3], ARGV[4])
 return 1
 """
 
@@ -234,9 +237,9 @@ class JobStore:
             status, attempts = self._start(keys=keys, args=[item, stage, _now_ms(), job_id])
         return cast("Status", status) or None, int(attempts)
 
-    def record_frames(self, job_id: str, frames: Mapping[int, Mapping[str, object]]) -> None:
-        """Add finished frames and how each was made."""
-        self._recorded(job_id, "", "", "", 0, frames)
+    def record_frames(self, job_id: str, batch: int, frames: Mapping[int, Mapping[str, object]]) -> None:
+        """Add finished frames of a batch and how each was made."""
+        self._recorded(job_id, f"b{batch}", "", "", 0, frames)
 
     def record_batch(self, job_id: str, batch: int, render_ms: int) -> None:
         """Count a batch as done, once."""
@@ -255,7 +258,7 @@ class JobStore:
         addend: int,
         frames: Mapping[int, Mapping[str, object]],
     ) -> None:
-        keys = [self._job(job_id, part) for part in ("", ":frames", ":done")]
+        keys = [self._job(job_id, part) for part in ("", ":frames", ":done", ":attempts")]
         pairs = [part for index, record in frames.items() for part in (index, json.dumps(record))]
         with _reachable():
             self._record(keys=keys, args=[item, counter, field, addend, *pairs])

@@ -79,20 +79,20 @@ class Tasks:
         item = f"b{batch}"
         plan = self._begin(job_id, item, "rendering")
         started_s = time.monotonic()
-        missing = self._record_ready(job_id, {index: plan.frame(index) for index in plan.batch_frames(batch)})
+        missing = self._record_ready(job_id, batch, {index: plan.frame(index) for index in plan.batch_frames(batch)})
         if missing:
-            self._render(job_id, plan, missing)
+            self._render(job_id, batch, plan, missing)
         self._jobs.record_batch(job_id, batch, _ms_since(started_s))
         self._dispatcher.move_on(job_id, plan, item)
 
-    def _record_ready(self, job_id: str, frames: dict[int, Frame]) -> dict[int, Frame]:
+    def _record_ready(self, job_id: str, batch: int, frames: dict[int, Frame]) -> dict[int, Frame]:
         is_ready = {index: self._objects.exists(frame_key(frame_hash(frame))) for index, frame in frames.items()}
         ready = {index: {"reused": True} for index in frames if is_ready[index]}
         if ready:
-            self._jobs.record_frames(job_id, ready)
+            self._jobs.record_frames(job_id, batch, ready)
         return {index: frame for index, frame in frames.items() if not is_ready[index]}
 
-    def _render(self, job_id: str, plan: Plan, frames: dict[int, Frame]) -> None:
+    def _render(self, job_id: str, batch: int, plan: Plan, frames: dict[int, Frame]) -> None:
         request = plan.request
         pipeline = self.pipeline(request.model)
         self._warn_of_lost_words(job_id, pipeline, frames)
@@ -110,7 +110,7 @@ class Tasks:
             for index, image in zip(group, images, strict=True):
                 self._objects.put(frame_key(frame_hash(frames[index])), _png(image, plan), "image/png")
             seconds = round((time.monotonic() - started_s) / len(group), 3)
-            self._jobs.record_frames(job_id, {index: {"reused": False, "s": seconds} for index in group})
+            self._jobs.record_frames(job_id, batch, {index: {"reused": False, "s": seconds} for index in group})
             log.info("frames rendered", frames=group, seconds_each=seconds)
 
     def _warn_of_lost_words(self, job_id: str, pipeline: FramePipeline, frames: dict[int, Frame]) -> None:
@@ -164,7 +164,9 @@ class Tasks:
 
     def _deliver_part(self, job_id: str, plan: Plan, part: int, folder: Path) -> list[dict[str, object]]:
         stem = plan.request.type if plan.parts == 1 else f"{plan.request.type}-{part + 1:02}"
-        paths: dict[str, Path] = {name: folder / f"{stem}{mastering.FORMATS[name].suffix}" for name in plan.request.formats}
+        paths: dict[str, Path] = {
+            name: folder / f"{stem}{mastering.FORMATS[name].suffix}" for name in plan.request.formats
+        }
 
         def chunks() -> Iterator[Array]:
             for index in range(plan.part_chunks):

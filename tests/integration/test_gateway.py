@@ -365,10 +365,10 @@ def test_moves_can_be_made_twice_without_harm(job_store: JobStore) -> None:
     assert job_store.release("job_1", "submitted", 1, 2, 1, 0, range(8)) == ["b0"]
     assert job_store.release("job_1", "submitted", 1, 2, 1, 0, range(8)) == ["b0"]
     for _ in range(2):
-        job_store.record_frames("job_1", {index: {"reused": True} for index in range(4)})
+        job_store.record_frames("job_1", 0, {index: {"reused": True} for index in range(4)})
         job_store.record_batch("job_1", 0, 100)
         assert job_store.release("job_1", "b0", 1, 2, 1, 0, range(8)) == ["b1"]
-    job_store.record_frames("job_1", {index: {"reused": False} for index in range(4, 8)})
+    job_store.record_frames("job_1", 1, {index: {"reused": False} for index in range(4, 8)})
     job_store.record_batch("job_1", 1, 100)
     assert job_store.release("job_1", "b1", 1, 2, 1, 0, range(8)) == ["c0"]
     job_store.record_chunk("job_1", 0, 100)
@@ -388,3 +388,14 @@ def test_moves_can_be_made_twice_without_harm(job_store: JobStore) -> None:
     assert not job_store.finish("job_1", "canceled")
     assert job_store.release("job_1", "c0", 1, 2, 1, 1, range(0)) == []
     assert job_store.status("job_1") == "succeeded"
+
+
+def test_an_item_that_makes_progress_is_no_poison(job_store: JobStore) -> None:
+    """Starts are counted until the item has a new frame to show; frames found ready do not count as one."""
+    job_store.create("job_1", {"created_ms": 1})
+    assert [job_store.start("job_1", "b0", "rendering") for _ in range(2)] == [("queued", 1), ("running", 2)]
+    job_store.record_frames("job_1", 0, {0: {"reused": True}})
+    assert job_store.start("job_1", "b0", "rendering") == ("running", 3)
+    job_store.record_frames("job_1", 0, {1: {"reused": False}})
+    assert job_store.start("job_1", "b0", "rendering") == ("running", 1)
+    assert job_store.start("gone", "b0", "rendering") == (None, 0)

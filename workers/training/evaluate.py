@@ -30,7 +30,7 @@ ALL_PROMPTS: Final = len(GENRES) * len(DRUM_PATTERNS) * len(INSTRUMENT_NAMES)
 FLOOR_PROMPTS: Final = 20
 LEARN, TEST = slice(0, 1_200), slice(1_200, 1_600)
 """Held-out clips the classifiers learn from, and those they are tested on."""
-LEARN_TRIPS, TEST_TRIPS = 320, 120
+LEARN_TRIPS, TEST_TRIPS = 240, 80
 """How many of each are also drawn by the autoencoder: classifiers must know its blur."""
 
 
