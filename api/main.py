@@ -26,7 +26,7 @@ from shared.errors import RiffarmError
 from shared.job_store import JobStore
 from shared.logs import configure_logs
 from shared.object_store import object_store_from_url
-from shared.settings import Settings
+from shared.settings import Settings, settings_from_environment
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -119,7 +119,7 @@ def _document_problems(app: FastAPI) -> None:
 
 def main() -> None:
     """Serve until told to stop."""
-    settings = Settings()  # the environment fills it
+    settings = settings_from_environment()
     configure_logs(settings.log_format, "gateway")
     if settings.gateway_key is None and not is_loopback(settings.host):
         sys.exit(f"riffarm: refusing to listen on {settings.host} without a key; set RIFFARM_GATEWAY_KEY")

@@ -31,6 +31,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from shared.errors import RiffarmError
+from shared.object_store import object_store_from_url
+
 commands = typer.Typer()
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 _COLOURS: Final = {"valkey": "red", "gateway": "cyan"}
@@ -115,10 +118,10 @@ class LocalFarm:
         self.url = f"http://{host}:{self._port}"
         self._redis_port = _free_port("127.0.0.1", 0)
         self._has_own_valkey = redis_url is None
-        self._redis_url = redis_url or f"redis://127.0.0.1:{self._redis_port}/0"
+        self._redis_url = _answering(redis_url) if redis_url else f"redis://127.0.0.1:{self._redis_port}/0"
         environment = os.environ | {
             "RIFFARM_REDIS_URL": self._redis_url,
-            "RIFFARM_STORAGE_URL": storage or f"file:{self._data / 'storage'}",
+            "RIFFARM_STORAGE_URL": _usable(storage or f"file:{self._data / 'storage'}"),
             "RIFFARM_HOST": host,
             "RIFFARM_PORT": str(self._port),
             "RIFFARM_PUBLIC_URL": self.url,
@@ -258,6 +261,25 @@ def _writable(folder: Path) -> Path:
     return folder.resolve()
 
 
+def _usable(storage: str) -> str:
+    """The storage's URL. Raises LocalFarmError when there is no such storage."""
+    try:
+        object_store_from_url(storage, os.environ.get("RIFFARM_S3_ENDPOINT_URL")).check()
+    except (RiffarmError, ValueError) as error:
+        raise LocalFarmError(f"the storage {storage} cannot be used: {error}") from error
+    return storage
+
+
+def _answering(url: str) -> str:
+    """The URL of a Redis that answers. Raises LocalFarmError."""
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=3) as client:
+            client.ping()
+    except (redis.exceptions.RedisError, ValueError) as error:
+        raise LocalFarmError(f"no Redis answers at {url.rpartition('@')[2]}: {error}") from error
+    return url
+
+
 def _locked(data: Path) -> TextIO:
     """The data folder's lock, held until the process ends. Raises LocalFarmError when another farm has it."""
     lock = (data / "lock").open("w")
@@ -309,11 +331,13 @@ def up(
         os.cpu_count() or 1
     ),
     storage: Annotated[str | None, typer.Option(help="file:DIR or s3://bucket/prefix; in --data by default.")] = None,
-    redis: Annotated[str | None, typer.Option(help="redis://… of your own instead of a Valkey started here.")] = None,
+    redis_url: Annotated[
+        str | None, typer.Option("--redis", help="redis://… of your own instead of a Valkey started here.")
+    ] = None,
 ) -> None:
     """Run a whole farm on this machine until Ctrl-C; prints READY and its address once it can render."""
     try:
-        LocalFarm(host, port, data, workers, storage, redis).run(
+        LocalFarm(host, port, data, workers, storage, redis_url).run(
             lambda url: print(f"READY {url}", flush=True)  # noqa: T201 — the promise to whoever started us
         )
     except LocalFarmError as error:

@@ -5,11 +5,16 @@ Leaves out everything that changes the sound: that is in the request and kept wi
 
 from __future__ import annotations
 
+import base64
+import binascii
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_MIN_SECRET_CHARACTERS: Final = 32
 
 
 class Settings(BaseSettings):
@@ -24,7 +29,7 @@ class Settings(BaseSettings):
     secret: SecretStr = Field(description="Signs the URLs of outputs on local disk; at least 32 characters")
     webhook_secret: SecretStr | None = Field(None, description="whsec_<base64 of 24..64 bytes>; signs webhooks")
     webhook_allow_loopback: bool = Field(False, description="Let webhooks go to http://127.0.0.1 (development)")
-    gateway_key: SecretStr | None = Field(None, description="Bearer key that clients must send")
+    gateway_key: SecretStr | None = Field(None, description="Bearer key that clients must send; at least 32 characters")
     host: str = Field("127.0.0.1", description="Address the gateway listens on")
     port: int = Field(8000, ge=0, le=65_535, description="Port the gateway listens on")
     public_url: str | None = Field(None, description="Where clients reach the gateway; http://host:port by default")
@@ -42,9 +47,36 @@ class Settings(BaseSettings):
         """Where clients reach the gateway, without a slash at the end."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
 
-    @field_validator("secret")
+    @field_validator("secret", "gateway_key")
     @classmethod
-    def _is_long_enough(cls, secret: SecretStr) -> SecretStr:
-        if len(secret.get_secret_value()) < 32:
-            raise ValueError("must be at least 32 characters; make one with: openssl rand -hex 32")
+    def _is_long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < _MIN_SECRET_CHARACTERS:
+            raise ValueError(
+                f"must be at least {_MIN_SECRET_CHARACTERS} characters; make one with: openssl rand -hex 32"
+            )
         return secret
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_webhook_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is None:
+            return None
+        scheme, _, encoded = secret.get_secret_value().partition("_")
+        try:
+            is_right = scheme == "whsec" and 24 <= len(base64.b64decode(encoded, validate=True)) <= 64
+        except binascii.Error:
+            is_right = False
+        if not is_right:
+            raise ValueError(
+                'must be whsec_<base64 of 24 to 64 bytes>; make one with: echo "whsec_$(openssl rand -base64 32)"'
+            )
+        return secret
+
+
+def settings_from_environment() -> Settings:
+    """The settings of this process; ends it with one line per wrong variable, which never shows a value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = (f"RIFFARM_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
+        sys.exit("riffarm: " + "\n".join(wrong).replace("Value error, ", ""))

@@ -27,11 +27,11 @@ from shared.errors import JobCanceled, ObjectNotFoundError, QueueUnavailableErro
 from shared.job_store import HEARTBEAT_TTL_S, JobStore
 from shared.logs import configure_logs
 from shared.object_store import object_store_from_url
-from shared.settings import Settings
+from shared.settings import settings_from_environment
 from workers.webhooks import WebhookFailedError
 
 log = structlog.get_logger()
-settings = Settings()  # the environment fills it
+settings = settings_from_environment()
 app: Celery = dispatch.celery_app(settings)
 _WEBHOOK_RETRIES_S: Final = (5, 20)
 _NAME: Final = "RIFFARM_WORKER_NAME"

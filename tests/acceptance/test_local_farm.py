@@ -48,6 +48,23 @@ def test_a_folder_that_cannot_be_written_is_one_clear_sentence(tmp_path: Path) -
     assert len(answer.stderr.splitlines()) <= 3
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--storage", "ftp://x"), "the storage ftp://x cannot be used"),
+        (("--redis", "redis://127.0.0.1:1/0"), "no Redis answers at"),
+        (("--redis", "nonsense"), "no Redis answers at"),
+    ],
+)
+def test_a_wrong_storage_or_redis_is_one_clear_sentence(
+    tmp_path: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    """Nothing is started on what cannot work."""
+    answer = up("--port", "0", "--data", str(tmp_path), *options)
+    assert answer.returncode == 1
+    assert " ".join(answer.stderr.split()).startswith(f"riffarm up: {sentence}")
+
+
 def test_two_farms_do_not_share_a_folder(farm: Farm) -> None:
     """A second Valkey on the same file would ruin it."""
     answer = up("--port", "0", "--data", str(farm.data))

@@ -17,6 +17,7 @@ from shared.job_store import JobStore
 from shared.settings import Settings
 from tests.conftest import SECRET, WEBHOOK_SECRET, Valkey
 
+KEY = "rf_" + "k" * 40
 CLIP = {"type": "clip", "prompt": "jazz piano"}
 TRACK = {"type": "track", "keyframes": [{"prompt": "jazz piano"}, {"prompt": "techno synth"}], "duration_s": 40.96}
 
@@ -262,12 +263,12 @@ def test_wrong_list_queries_are_named(gateway: TestClient, query: str) -> None:
 
 def test_with_a_key_only_the_key_gets_in(settings: Settings) -> None:
     """Missing, wrong and right key; health and documentation stay open."""
-    keyed = Settings.model_validate({**settings.model_dump(), "gateway_key": "rf_right", "secret": SECRET})
+    keyed = Settings.model_validate({**settings.model_dump(), "gateway_key": KEY, "secret": SECRET})
     with TestClient(create_app(keyed)) as gateway:
-        for header in ({}, {"Authorization": "Bearer rf_wrong"}, {"Authorization": "rf_right"}):
+        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}):
             answer = gateway.get("/v1/jobs", headers=header)
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-        assert gateway.get("/v1/jobs", headers={"Authorization": "Bearer rf_right"}).status_code == 200
+        assert gateway.get("/v1/jobs", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
         assert gateway.get("/health").status_code == 200
 
 
