@@ -62,7 +62,13 @@ def _device() -> Finding:
 
 
 def _model() -> Finding:
+    import torch
+
     from shared.contracts import Frame, FrameEnd
+
+    # As a worker does, which also silences a library's advice about parts that are not used here.
+    torch.set_num_threads(1)
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     from workers.diffusion import FramePipeline
 
     entry = models()["riffarm-mini"]

@@ -31,7 +31,7 @@ COMPOSE: Final = Path(compose.__file__).with_name("docker-compose")
 SECRETS: Final = {
     "RIFFARM_GATEWAY_KEY": "k" * 64,
     "RIFFARM_SECRET": "s" * 64,
-    "RIFFARM_WEBHOOK_SECRET": "whsec_" + "d2ViaG9va3M=" * 3,
+    "RIFFARM_WEBHOOK_SECRET": "whsec_" + "d2ViaG9va3Mh" * 3,
     "AWS_ACCESS_KEY_ID": "GK" + "0" * 24,
     "AWS_SECRET_ACCESS_KEY": "1" * 64,
     "GARAGE_RPC_SECRET": "2" * 64,
