@@ -55,6 +55,7 @@ _MAX_WAIT_S: Final = 60
 _PAGE: Final = 200
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 authorized = [Depends(require_key)]
+_BODY: Final = ("malformed_body", "body_too_large", "unsupported_media_type", "invalid_request")
 _UNAVAILABLE: Final = ("unauthorized", "queue_unavailable", "storage_unavailable")
 
 
@@ -225,7 +226,7 @@ def _answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) 
     status_code=202,
     response_model=Job,
     dependencies=authorized,
-    responses=responses("malformed_body", "body_too_large", "invalid_request", *_UNAVAILABLE),
+    responses=responses(*_BODY, *_UNAVAILABLE),
     summary="Submit a job",
 )
 async def submit_job(body: JobRequest, farm: Farm, prefer: Annotated[str, Header()] = "") -> Response:
@@ -255,7 +256,7 @@ def _wait_s(prefer: str) -> int:
     "/plan",
     response_model=PlanSummary,
     dependencies=authorized,
-    responses=responses("malformed_body", "body_too_large", "invalid_request", *_UNAVAILABLE),
+    responses=responses(*_BODY, *_UNAVAILABLE),
     summary="See what a job would render",
 )
 def plan_job(body: JobRequest, farm: Farm) -> Response:

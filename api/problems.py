@@ -117,6 +117,9 @@ def install_problems(app: FastAPI) -> None:
         found = error.errors()
         if any(one["type"] == "json_invalid" for one in found):
             return problem_response(request, "malformed_body", f"The body is not JSON: {found[0]['ctx']['error']}")
+        if any(isinstance(one.get("input"), bytes) for one in found):
+            detail = "Send JSON, with the header 'Content-Type: application/json'."
+            return problem_response(request, "unsupported_media_type", detail)
         errors = [_field_error(one) for one in found]
         detail = f"{errors[0].field}: {errors[0].message}" if errors else None
         return problem_response(request, "invalid_request", detail, errors)
@@ -169,6 +172,8 @@ def _field_error(found: Any) -> FieldError:
     context = found.get("ctx", {})
     if found["type"] == "extra_forbidden":
         return _unknown_field(field, str(found["loc"][-1]))
+    if found["type"] == "missing":
+        return FieldError(field, "required")
     limits = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
     allowed = ", ".join(f"{sign} {context[name]}" for name, sign in limits.items() if name in context)
     message = found["msg"].removeprefix("Value error, ")

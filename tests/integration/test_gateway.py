@@ -194,6 +194,13 @@ def test_a_body_that_is_no_json_is_a_400(gateway: TestClient, valkey: Valkey, co
     assert queued_batches(valkey) == 0
 
 
+def test_a_body_that_is_not_declared_as_json_is_a_415(gateway: TestClient) -> None:
+    """What curl sends without a header is answered with the header to send."""
+    answer = gateway.post("/v1/jobs", content=json.dumps(CLIP), headers={"content-type": "text/plain"})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
 def test_unknown_fields_name_the_nearest_known_one(gateway: TestClient) -> None:
     """A typing slip is answered with what was meant."""
     error = gateway.post("/v1/jobs", json={**CLIP, "denoising_strenght": 0.5}).json()["errors"][0]
