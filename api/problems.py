@@ -118,11 +118,10 @@ def install_problems(app: FastAPI) -> None:
         if any(one["type"] == "json_invalid" for one in found):
             return problem_response(request, "malformed_body", f"The body is not JSON: {found[0]['ctx']['error']}")
         if any(isinstance(one.get("input"), bytes) for one in found):
-            detail = "Send JSON, with the header 'Content-Type: application/json'."
-            return problem_response(request, "unsupported_media_type", detail)
+            header = "Send JSON, with the header 'Content-Type: application/json'."
+            return problem_response(request, "unsupported_media_type", header)
         errors = [_field_error(one) for one in found]
-        detail = f"{errors[0].field}: {errors[0].message}" if errors else None
-        return problem_response(request, "invalid_request", detail, errors)
+        return problem_response(request, "invalid_request", f"{errors[0].field}: {errors[0].message}", errors)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
