@@ -15,11 +15,11 @@ setup: .venv/.installed  ## Make .venv with everything, from the hashed lock
 
 .venv/.installed: requirements.lock pyproject.toml
 	@if command -v uv >/dev/null; then \
-		uv venv --quiet --clear --python $(PYTHON) .venv && \
+		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
 		uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock && \
 		uv pip install --quiet --python $(BIN)/python --no-deps --editable . ; \
 	else \
-		$(PYTHON) -m venv --clear .venv && \
+		$(PYTHON) -m venv .venv && \
 		$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock && \
 		$(BIN)/python -m pip install --quiet --no-deps --editable . ; \
 	fi
