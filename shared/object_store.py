@@ -152,11 +152,11 @@ class LocalDiskStore:
         return self.root / checked_key(key)
 
     def put(self, key: str, data: bytes, media_type: str = "application/octet-stream") -> None:
-        with self._new_file(self.path(key)) as file:
+        with self._new_object(key) as file:
             file.write(data)
 
     def put_file(self, key: str, path: Path, media_type: str) -> None:
-        with path.open("rb") as source, self._new_file(self.path(key)) as file:
+        with path.open("rb") as source, self._new_object(key) as file:
             shutil.copyfileobj(source, file, 2**20)
 
     def get(self, key: str) -> bytes:
@@ -207,7 +207,7 @@ class LocalDiskStore:
                 yield from self._walk(key, prefix)
 
     def _require_root(self) -> None:
-        # With a lost mount everything looks absent, and would be rendered once more.
+        # Without its root everything looks absent, and would be rendered once more.
         if not self.root.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "the folder is gone", str(self.root))
 
@@ -221,6 +221,15 @@ class LocalDiskStore:
                 raise ObjectNotFoundError(f"there is no object {key}") from error
             with file:
                 yield file
+
+    @contextmanager
+    def _new_object(self, key: str) -> Iterator[BinaryIO]:
+        path = self.path(key)
+        with self._disk_errors():
+            # A lost mount must not be replaced by a folder of its name on another disk.
+            self._require_root()
+        with self._new_file(path) as file:
+            yield file
 
     @contextmanager
     def _new_file(self, path: Path) -> Iterator[BinaryIO]:

@@ -255,3 +255,41 @@ def test_the_manifest_and_the_result_stay_in_storage_and_chunks_do_not(farm: Far
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {"manifest.json", "result.json", "outputs/track.flac", "outputs/track.png"}
     assert json.loads((folder / "result.json").read_text())["status"] == "succeeded"
+
+
+def test_a_job_waits_while_storage_is_away_and_then_goes_on(farm: Farm) -> None:
+    """Nothing fails and nothing is lost: the work goes on where it was."""
+    client = farm.client
+    request = track(6)
+    job = client.submit(request)
+    wait_until(lambda: client.job(job.id).progress.frames_done >= 1, "a frame")
+    storage = farm.data / "storage"
+    storage.rename(farm.data / "away")
+    answer = httpx.get(f"{farm.url}/ready")
+    assert answer.status_code == 503
+    assert "storage" in answer.json()["checks"]["storage"]
+    with pytest.raises(FarmError) as raised:
+        client.submit(track(1))
+    assert raised.value.code == "storage_unavailable"
+    (farm.data / "away").rename(storage)
+    last = list(client.follow(job.id))[-1]
+    assert last.status == "succeeded", last.error
+    assert httpx.get(f"{farm.url}/ready").status_code == 200
+
+
+def test_a_killed_valkey_comes_back_with_its_jobs(tmp_path: Path) -> None:
+    """kill -9 on Valkey in the middle of a job: it is started again with its file, and the job succeeds."""
+    with running_farm(tmp_path / "data", "--workers", "1") as farm:
+        job = farm.client.submit(track(6))
+        wait_until(lambda: farm.client.job(job.id).progress.frames_done >= 1, "a frame")
+        children = psutil.Process(farm.process.pid).children()
+        next(process for process in children if "valkey-server" in process.name()).kill()
+        wait_until(lambda: _status(farm, job.id) == "succeeded", "the job succeeds", timeout_s=120)
+
+
+def _status(farm: Farm, job_id: str) -> str | None:
+    """The job's status, None while the farm cannot tell."""
+    try:
+        return farm.client.job(job_id).status
+    except FarmError:
+        return None
