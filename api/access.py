@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Request
@@ -38,6 +39,7 @@ def require_key(request: Request) -> None:
     """Refuse a request without the gateway's key, where one is configured. Raises AccessDeniedError."""
     settings: Settings = request.app.state.settings
     if settings.gateway_key is None:
+        _refuse_other_sites(request)
         return
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     wanted = settings.gateway_key.get_secret_value().encode()
@@ -45,8 +47,15 @@ def require_key(request: Request) -> None:
         raise AccessDeniedError
 
 
+def _refuse_other_sites(request: Request) -> None:
+    # Any page in a browser on this machine can send a form to us; only our own may.
+    origin = request.headers.get("origin")
+    if origin and not is_loopback(urlsplit(origin).hostname or ""):
+        raise AccessDeniedError("Pages of other sites may not use a farm without a key; set RIFFARM_GATEWAY_KEY.")
+
+
 class RequestGuard:
-    """ASGI middleware: gives every request an id, logs it once, and stops a body larger than allowed."""
+    """ASGI middleware: gives every request an id, for its answer and its log lines, and stops too large a body."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app

@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
@@ -40,10 +40,12 @@ from shared.contracts import (
     JobType,
     PlanSummary,
     Status,
+    TrackRequest,
 )
 from shared.dispatch import Dispatcher
+from shared.endings import follow_up_end
 from shared.errors import FieldError, InvalidRequestError, NotFoundError, RiffarmError
-from shared.job_store import JobStore, new_job_id
+from shared.job_store import JobStore, created_ms_from_job_id, new_job_id
 from shared.job_view import JobView, output_signature
 from shared.object_store import LocalDiskStore, ObjectStore, frame_key, job_manifest_key, output_key, upload_key
 from shared.plan import Plan, ResolvedRequest, Sources, frame_hash, resolve
@@ -89,7 +91,12 @@ class Jobs:
         if errors:
             raise InvalidRequestError(*errors)
         sources = Sources(self.models[request.model].revision, pictures["seed_image"], pictures["mask_image"])
-        return Plan(resolve(request, lambda: secrets.randbelow(2**32)), sources)
+        plan = Plan(resolve(request, lambda: secrets.randbelow(2**32)), sources)
+        if isinstance(request, TrackRequest) and len(request.keyframes) > plan.frames_total:
+            needed_s = (len(request.keyframes) - 1) * plan.params.frame_s
+            message = f"{len(request.keyframes)} keyframes need as many frames of {plan.params.frame_s:g} s"
+            raise InvalidRequestError(FieldError("duration_s", message, request.duration_s, f"> {needed_s:g}"))
+        return plan
 
     def _wrong_fields(self, request: ResolvedRequest) -> Iterator[FieldError]:
         if request.model not in self.models:
@@ -109,13 +116,18 @@ class Jobs:
             yield FieldError("webhook", "this farm has no webhook secret", None, "set RIFFARM_WEBHOOK_SECRET")
         try:
             url = httpx.URL(address)
+            is_good = self._may_be_called(url)
         except (httpx.InvalidURL, ValueError):
-            yield FieldError("webhook.url", "not a URL", address, "https://host/path")
-            return
-        is_allowed = url.scheme == "https" and not _is_internal(url.host)
-        is_loopback = url.host in ("localhost", "127.0.0.1", "::1") and url.scheme in ("http", "https")
-        if not url.host or url.userinfo or not (is_allowed or (is_loopback and self.settings.webhook_allow_loopback)):
+            is_good = False
+        if not is_good:
             yield FieldError("webhook.url", "must be a public https URL without a password", address, "https://…")
+
+    def _may_be_called(self, url: httpx.URL) -> bool:
+        if not url.host or url.userinfo or not 0 < (url.port or 443) < 65_536:
+            return False
+        if url.host in ("localhost", "127.0.0.1", "::1"):
+            return self.settings.webhook_allow_loopback and url.scheme in ("http", "https")
+        return url.scheme == "https" and not _is_internal(url.host)
 
     def _picture_sha256(self, picture_id: str) -> str | None:
         if not picture_id.startswith(UPLOAD_PREFIX):
@@ -129,7 +141,7 @@ class Jobs:
         """Record a job in storage, then in Redis, queue its first work; its id. All or nothing."""
         plan = self.plan(request)
         job_id = new_job_id()
-        fields = _fields_of(plan)
+        fields = _fields_of(plan, created_ms_from_job_id(job_id))
         self.job_store.check()
         self.object_store.put(job_manifest_key(job_id), json.dumps({"id": job_id, **fields}).encode())
         try:
@@ -150,8 +162,8 @@ class Jobs:
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job; one that has ended already stays as it is."""
-        if self.job_store.finish(job_id, "canceled"):
-            self.dispatcher.announce(job_id, "job.canceled")
+        self.job_store.finish(job_id, "canceled")
+        follow_up_end(job_id, self.job_store, self.object_store, self.dispatcher)
         return self.read(job_id)
 
     def page(self, limit: int, cursor: str | None, is_wanted: Any) -> tuple[list[Job], str | None]:
@@ -168,7 +180,7 @@ class Jobs:
         return found, None
 
 
-def _fields_of(plan: Plan) -> dict[str, str | int | float]:
+def _fields_of(plan: Plan, created_ms: int) -> dict[str, str | int | float]:
     request, sources = plan.request, plan.sources
     named = {
         "model_revision": sources.model_revision,
@@ -177,7 +189,7 @@ def _fields_of(plan: Plan) -> dict[str, str | int | float]:
     }
     return {
         "type": request.type,
-        "created_ms": time.time_ns() // 1_000_000,
+        "created_ms": created_ms,
         "input": request.model_dump_json(),
         "sources": json.dumps(named),
         "labels": json.dumps(request.labels),
@@ -185,6 +197,10 @@ def _fields_of(plan: Plan) -> dict[str, str | int | float]:
         "chunks_total": plan.chunks_total,
         "audio_s": plan.audio_s,
     }
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _is_internal(host: str) -> bool:
@@ -301,12 +317,12 @@ def list_jobs(
     }
 
     def is_wanted(fields: dict[str, str]) -> bool:
-        created_s = int(fields["created_ms"]) / 1_000
+        created_at = datetime.fromtimestamp(int(fields["created_ms"]) / 1_000, UTC)
         return (
             (status is None or fields["status"] == status)
             and (type is None or fields["type"] == type)
-            and (created_after is None or created_s > created_after.timestamp())
-            and (created_before is None or created_s < created_before.timestamp())
+            and (created_after is None or created_at > _in_utc(created_after))
+            and (created_before is None or created_at < _in_utc(created_before))
             and labels.items() <= json.loads(fields["labels"]).items()
         )
 
@@ -341,6 +357,7 @@ def cancel_job(job_id: str, farm: Farm) -> Response:
     return _answer(farm.cancel(job_id))
 
 
+@router.head("/{job_id}/outputs/{name}", include_in_schema=False)
 @router.get(
     "/{job_id}/outputs/{name}",
     response_class=FileResponse,
@@ -354,7 +371,7 @@ def read_output(
     store = farm.object_store
     wanted = output_signature(farm.settings.secret.get_secret_value(), job_id, name, expires)
     if not hmac.compare_digest(signature.encode(), wanted.encode()) or expires < time.time():
-        raise HTTPException(403)
+        raise HTTPException(403, "This link is expired or was changed. Read the job again for a fresh one.")
     if not isinstance(store, LocalDiskStore) or not store.exists(output_key(job_id, name)):
         raise NotFoundError(f"The output {name} is not there any more.")
     outputs = {one["name"]: one for one in json.loads(farm.job_store.read(job_id).get("outputs", "[]"))}

@@ -6,10 +6,11 @@ The one place with HTTP status numbers for errors. Leaves out finding what is wr
 from __future__ import annotations
 
 import difflib
+import http
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import structlog
 from fastapi import FastAPI, Request
@@ -18,7 +19,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from shared.contracts import ClipRequest, Keyframe, PowerCurve, TrackRequest, Webhook
+from shared.contracts import ClipRequest, JobType, Keyframe, PowerCurve, TrackRequest, Webhook
 from shared.errors import (
     AccessDeniedError,
     FieldError,
@@ -46,13 +47,15 @@ class Problem:
 PROBLEMS: Final = {
     problem.code: problem
     for problem in (
-        Problem("malformed_body", 400, "The body cannot be read", "Send JSON in UTF-8."),
+        Problem("malformed_body", 400, "The body cannot be read", "Send well-formed JSON in UTF-8."),
         Problem("unauthorized", 401, "The key is missing or wrong", "Send 'Authorization: Bearer <key>'."),
         Problem("url_expired", 403, "This link no longer works", "Read the job again for a fresh link."),
-        Problem("not_found", 404, "There is no such thing", "Check the id; it may have been deleted."),
+        Problem("not_found", 404, "There is no such thing", "Check the path and the id; /docs lists every path."),
         Problem("method_not_allowed", 405, "This path has no such method", "See /docs for what each path takes."),
         Problem("body_too_large", 413, "The body is too large", "Send less; pictures go to /v1/uploads."),
-        Problem("unsupported_media_type", 415, "This kind of content is not taken", "See the detail for what is."),
+        Problem(
+            "unsupported_media_type", 415, "This kind of content is not taken", "See /docs for what each path takes."
+        ),
         Problem("invalid_request", 422, "A field is not right", "See 'errors' for each field and what is allowed."),
         Problem("internal_error", 500, "The gateway made a mistake", "Report it with the request id in 'instance'."),
         Problem("storage_unavailable", 503, "Storage does not answer", "Nothing was recorded. Try again shortly."),
@@ -68,7 +71,12 @@ _CODE_OF_ERROR: Final[dict[type[RiffarmError], str]] = {
     StorageUnavailableError: "storage_unavailable",
     QueueUnavailableError: "queue_unavailable",
 }
-_MODELS: Final[tuple[type[BaseModel], ...]] = (ClipRequest, TrackRequest, Keyframe, PowerCurve, Webhook)
+_REQUESTS: Final[dict[str, type[BaseModel]]] = {"clip": ClipRequest, "track": TrackRequest}
+_INNER_MODELS: Final[dict[str, type[BaseModel]]] = {
+    "keyframes": Keyframe,
+    "alpha_curve": PowerCurve,
+    "webhook": Webhook,
+}
 
 
 def problem_body(code: str, detail: str, instance: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
@@ -125,7 +133,12 @@ def install_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return problem_response(request, _CODE_OF_STATUS.get(error.status_code, "invalid_request"))
+        code = _CODE_OF_STATUS.get(error.status_code, "invalid_request")
+        # The framework's own words for a status say no more than the title does.
+        is_own = error.detail != http.HTTPStatus(error.status_code).phrase
+        response = problem_response(request, code, error.detail if is_own else None)
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(Exception)
     async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
@@ -170,7 +183,10 @@ def _field_error(found: Any) -> FieldError:
     field = _path(found["loc"])
     context = found.get("ctx", {})
     if found["type"] == "extra_forbidden":
-        return _unknown_field(field, str(found["loc"][-1]))
+        return _unknown_field(field, found["loc"])
+    if found["type"].startswith("union_tag"):
+        message = "required" if found["type"] == "union_tag_not_found" else "unknown type"
+        return FieldError("type", message, context.get("tag"), list(get_args(JobType)))
     if found["type"] == "missing":
         return FieldError(field, "required")
     limits = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
@@ -179,19 +195,24 @@ def _field_error(found: Any) -> FieldError:
     return FieldError(field, message, found.get("input"), allowed or context.get("expected") or context.get("pattern"))
 
 
-def _unknown_field(field: str, name: str) -> FieldError:
-    known = sorted({field for model in _MODELS for field in model.model_fields})
+def _unknown_field(field: str, location: Sequence[str | int]) -> FieldError:
+    inner = next((model for part, model in _INNER_MODELS.items() if part in location[2:-1]), None)
+    known = list((inner or _REQUESTS.get(str(location[1]), ClipRequest)).model_fields)
+    name = str(location[-1])
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return FieldError(field, f"unknown field{hint}", name, near or known)
 
 
 def _path(location: Sequence[str | int]) -> str:
+    parts = list(location[1:])
+    # The tags of unions are pydantic's own steps, not the client's fields.
+    if parts and parts[0] in _REQUESTS:
+        parts = parts[1:]
+    if parts and parts[0] == "alpha_curve":
+        parts = [part for part in parts if part != "PowerCurve" and "literal" not in str(part)]
     path = ""
-    for part in location:
-        # The tags of unions are pydantic's own steps, not the client's fields.
-        if part in ("body", "query", "clip", "track", "PowerCurve") or (isinstance(part, str) and "[" in part):
-            continue
+    for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path or "body"
 

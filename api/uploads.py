@@ -70,7 +70,7 @@ def _checked_image(data: bytes) -> Image.Image:
                 raise InvalidRequestError(FieldError("content", "too many pixels", size, f"<= {_MAX_PIXELS}"))
             image.load()
     except UnidentifiedImageError:
-        raise HTTPException(415) from None
+        raise HTTPException(415, "The upload is not a PNG, JPEG or WebP picture.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InvalidRequestError(
             FieldError("content", f"cannot be decoded: {error}", None, "a whole picture")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from shared.contracts import JOB_REQUEST, Priority, Stage
+from shared.contracts import JOB_REQUEST, Priority, Stage, WebhookEvent
 from shared.errors import QueueUnavailableError
 from shared.job_store import SUBMITTED, JobStore
 from shared.plan import Plan, Sources
@@ -36,6 +36,7 @@ RENDER_QUEUES: Final[dict[Priority, str]] = {
 QUEUES: Final = (DELIVER_QUEUE, SOUND_QUEUE, *RENDER_QUEUES.values())
 
 STAGE_OF_ITEM: Final[dict[str, Stage]] = {"b": "rendering", "c": "sounding", "d": "encoding"}
+"""By an item's first letter: b4 is a batch, c0 a chunk, deliver the delivery."""
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -102,10 +103,9 @@ class Dispatcher:
             self._publish(job_id, item, plan.request.priority)
         return items
 
-    def announce(self, job_id: str, event: str) -> None:
+    def announce(self, job_id: str, event: WebhookEvent) -> None:
         """Queue the webhook for a job's end."""
         self._send(POST_WEBHOOK, DELIVER_QUEUE, job_id=job_id, event=event)
-        self._job_store.set_announced(job_id)
 
     def _publish(self, job_id: str, item: str, priority: Priority) -> None:
         match item[0]:

@@ -19,11 +19,12 @@ Keys, all under `riffarm:`
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -34,6 +35,8 @@ from shared.errors import NotFoundError, QueueUnavailableError
 
 PREFIX: Final = "riffarm:"
 HEARTBEAT_TTL_S: Final = 15
+_JOB_ID: Final = re.compile("job_[0-9a-z]{1,64}")
+_PASSING: Final = ("OOM", "MISCONF", "BUSY", "LOADING", "command not allowed when used memory")
 SUBMITTED: Final = "submitted"
 """The item whose move releases a new job's first work."""
 
@@ -93,17 +96,19 @@ redis.call('HSET', KEYS[3], ARGV[1], table.concat(items, ' '))
 return items
 """
 
-# KEYS job, attempts, queued · ARGV item, stage, now, id
-# Marks an item as started and the job as running; answers the status it found and the item's attempts.
+# KEYS job, attempts, queued, done · ARGV item, stage, now, id
+# Marks an item as started and the job as running; answers the status it found, the item's attempts, whether it is done.
 _START = """
 local status = redis.call('HGET', KEYS[1], 'status')
-if not status then return {'', 0} end
+if not status then return {'', 0, 0} end
+local is_done = redis.call('SISMEMBER', KEYS[4], ARGV[1])
+if is_done == 1 then return {status, 0, 1} end
 if status == 'queued' then
   redis.call('HSET', KEYS[1], 'status', 'running', 'started_ms', ARGV[3])
   redis.call('ZREM', KEYS[3], ARGV[4])
 end
 if status == 'queued' or status == 'running' then redis.call('HSET', KEYS[1], 'stage', ARGV[2]) end
-return {status, redis.call('HINCRBY', KEYS[2], ARGV[1], 1)}
+return {status, redis.call('HINCRBY', KEYS[2], ARGV[1], 1), 0}
 """
 
 # KEYS job, queued, active · ARGV status, now, id, field, value, …
@@ -119,9 +124,22 @@ return 1
 """
 
 
+class Start(NamedTuple):
+    """What an item found when it was started: its job's status before (None: no such job), and its own past."""
+
+    status: Status | None
+    attempts: int
+    is_done: bool
+
+
 def new_job_id() -> str:
     """An id that sorts by time of creation."""
     return f"job_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+
+
+def created_ms_from_job_id(job_id: str) -> int:
+    """Milliseconds since 1970 at which the id was made."""
+    return int(job_id[4:16], 16)
 
 
 @contextmanager
@@ -134,8 +152,11 @@ def _reachable() -> Iterator[None]:
         redis.exceptions.ReadOnlyError,
     ) as error:
         raise QueueUnavailableError(f"Redis does not answer: {error}") from error
-    except redis.exceptions.OutOfMemoryError as error:
-        raise QueueUnavailableError("Redis is at its memory limit") from error
+    except redis.exceptions.ResponseError as error:
+        # At its memory limit, on a full disk, or kept busy: it will pass.
+        if str(error).startswith(_PASSING):
+            raise QueueUnavailableError(f"Redis does not take writes: {error}") from error
+        raise
 
 
 class JobStore:
@@ -156,6 +177,9 @@ class JobStore:
         )
 
     def _job(self, job_id: str, part: str = "") -> str:
+        # An id is part of a key: one with a colon would lead to another job's sets.
+        if not _JOB_ID.fullmatch(job_id):
+            raise NotFoundError(f"There is no job {job_id[:80]}.")
         return f"{PREFIX}job:{job_id}{part}"
 
     def check(self) -> None:
@@ -230,12 +254,14 @@ class JobStore:
             )
         return [one for one in ids if one < job_id][:limit]
 
-    def start(self, job_id: str, item: str, stage: Stage) -> tuple[Status | None, int]:
-        """Mark an item as started; its job's status before, and how often the item was started so far."""
-        keys = [self._job(job_id), self._job(job_id, ":attempts"), f"{PREFIX}jobs:queued"]
+    def start(self, job_id: str, item: str, stage: Stage) -> Start:
+        """Mark an item as started, unless it is done."""
+        job, attempts, done = (self._job(job_id, part) for part in ("", ":attempts", ":done"))
         with _reachable():
-            status, attempts = self._start(keys=keys, args=[item, stage, _now_ms(), job_id])
-        return cast("Status", status) or None, int(attempts)
+            answer = self._start(
+                keys=[job, attempts, f"{PREFIX}jobs:queued", done], args=[item, stage, _now_ms(), job_id]
+            )
+        return Start(cast("Status", answer[0]) or None, int(answer[1]), bool(answer[2]))
 
     def record_frames(self, job_id: str, batch: int, frames: Mapping[int, Mapping[str, object]]) -> None:
         """Add finished frames of a batch and how each was made."""
@@ -295,7 +321,7 @@ class JobStore:
             return bool(self._finish(keys=keys, args=[status, _now_ms(), job_id, *pairs]))
 
     def set_announced(self, job_id: str) -> None:
-        """Note that the news of a job's end is in the queue."""
+        """Note that all that follows from a job's end is done."""
         with _reachable():
             self.redis.hset(self._job(job_id), "announced", 1)
 

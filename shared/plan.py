@@ -80,7 +80,8 @@ def _keyframe_times(request: TrackRequest) -> list[float]:
     count = len(request.keyframes)
     times = [keyframe.at_s for keyframe in request.keyframes]
     if all(at_s is None for at_s in times):
-        return [request.duration_s * index / max(1, count - 1) for index in range(count)]
+        # The frames' own form of the same product, so that a frame that lies on a keyframe lies on it exactly.
+        return [index / max(1, count - 1) * request.duration_s for index in range(count)]
     known = [at_s for at_s in times if at_s is not None]
     if len(known) < count:
         missing = times.index(None)

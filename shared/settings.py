@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     public_url: str | None = Field(None, description="Where clients reach the gateway; http://host:port by default")
     max_body_bytes: int = Field(1_000_000, gt=0, description="Largest JSON body")
     max_upload_bytes: int = Field(20_000_000, gt=0, description="Largest uploaded picture")
-    output_url_ttl_s: int = Field(86_400, gt=0, description="How long an output's URL works")
+    output_url_ttl_s: int = Field(
+        86_400, gt=0, le=604_800, description="How long an output's URL works; 7 days at most"
+    )
     models_file: Path | None = Field(None, description="models.toml of your own, beside the built-in model")
     job_window: int = Field(8, gt=0, description="Batches one job may have in the queues at a time")
     device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where frames are rendered")
@@ -45,7 +47,8 @@ class Settings(BaseSettings):
     @property
     def base_url(self) -> str:
         """Where clients reach the gateway, without a slash at the end."""
-        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
 
     @field_validator("secret", "gateway_key")
     @classmethod

@@ -28,7 +28,6 @@ from shared.job_store import HEARTBEAT_TTL_S, JobStore
 from shared.logs import configure_logs
 from shared.object_store import object_store_from_url
 from shared.settings import settings_from_environment
-from workers.webhooks import WebhookFailedError
 
 log = structlog.get_logger()
 settings = settings_from_environment()
@@ -65,8 +64,8 @@ class _Child:
         while True:
             try:
                 self.jobs.beat(name, record)
-            except QueueUnavailableError as error:
-                log.warning("no heartbeat", error=error.message)
+            except (QueueUnavailableError, RedisError) as error:
+                log.warning("no heartbeat", error=str(error))
             threading.Event().wait(HEARTBEAT_TTL_S / 3)
 
 
@@ -91,8 +90,8 @@ def _start_child(**_: Any) -> None:
         os._exit(1)
 
 
-def _run(task: Task, step: Callable[..., None], job_id: str, **arguments: Any) -> None:
-    """Run one step of a job under its lease; what may pass is tried until it does, what is final fails the job."""
+def _run(task: Task, step: Callable[..., None], item: str, job_id: str, **arguments: Any) -> None:
+    """Run one item of a job under its lease; what may pass is tried until it does, what is final fails the job."""
     from workers.lease import renewed_lease
 
     child = _children[0]
@@ -100,16 +99,21 @@ def _run(task: Task, step: Callable[..., None], job_id: str, **arguments: Any) -
     structlog.contextvars.bind_contextvars(job=job_id, task=task.name, **arguments)
     try:
         with renewed_lease(child.jobs.redis, delivery_tag, settings.visibility_timeout_s / 3):
-            _patiently(_step_or_failure, child, step, job_id, arguments)
-    except JobCanceled as reason:
-        log.info("left alone", reason=reason.message)
+            # Counted once a message: waiting for storage is no attempt.
+            if _patiently(_done_or_failed, child, job_id, lambda: child.tasks.start(job_id, item)):
+                _patiently(_done_or_failed, child, job_id, lambda: step(job_id, **arguments))
+            else:
+                log.info("nothing to do: the item is done or its job has ended")
+    except JobCanceled:
+        log.info("stopped: the job was canceled")
     finally:
         structlog.contextvars.unbind_contextvars("job", "task", *arguments)
 
 
-def _step_or_failure(child: _Child, step: Callable[..., None], job_id: str, arguments: dict[str, Any]) -> None:
+def _done_or_failed(child: _Child, job_id: str, work: Callable[[], Any]) -> Any:
+    """What the work answers; None when it failed the job."""
     try:
-        step(job_id, **arguments)
+        return work()
     except (JobCanceled, TransientError):
         raise
     except (RenderError, ObjectNotFoundError) as error:
@@ -119,33 +123,35 @@ def _step_or_failure(child: _Child, step: Callable[..., None], job_id: str, argu
         log.exception("job failed")
         message = f"{type(error).__name__}: {error}"
         child.tasks.fail(job_id, JobFailure(code="internal_error", message=message, retryable=True))
+    return None
 
 
-def _patiently(function: Callable[..., None], *arguments: Any) -> None:
+def _patiently(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call again, with growing pauses, for as long as storage or Redis do not answer: an accepted job is not lost."""
     for attempt in stamina.retry_context(
         on=(TransientError, RedisError), attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0
     ):
         with attempt:
-            function(*arguments)
+            return function(*arguments)
+    raise AssertionError("retries have no end")
 
 
 @app.task(name=dispatch.RENDER_BATCH, bind=True)
 def render_batch(task: Task, job_id: str, batch: int) -> None:
     """Render one batch of frames."""
-    _run(task, _children[0].tasks.render_batch, job_id, batch=batch)
+    _run(task, _children[0].tasks.render_batch, f"b{batch}", job_id, batch=batch)
 
 
 @app.task(name=dispatch.SOUND_CHUNK, bind=True)
 def sound_chunk(task: Task, job_id: str, chunk: int) -> None:
     """Turn one chunk of frames into sound."""
-    _run(task, _children[0].tasks.sound_chunk, job_id, chunk=chunk)
+    _run(task, _children[0].tasks.sound_chunk, f"c{chunk}", job_id, chunk=chunk)
 
 
 @app.task(name=dispatch.DELIVER, bind=True)
 def deliver(task: Task, job_id: str) -> None:
     """Encode, upload and end a job."""
-    _run(task, _children[0].tasks.deliver, job_id)
+    _run(task, _children[0].tasks.deliver, "deliver", job_id)
 
 
 @app.task(name=dispatch.POST_WEBHOOK, bind=True, max_retries=len(_WEBHOOK_RETRIES_S))
@@ -154,7 +160,7 @@ def post_webhook(task: Task, job_id: str, event: str) -> None:
     structlog.contextvars.bind_contextvars(job=job_id, task=task.name)
     try:
         _children[0].tasks.post_webhook(job_id, event)  # type: ignore[arg-type]  # ours, from the queue
-    except WebhookFailedError as error:
+    except TransientError as error:
         log.warning("webhook not taken", error=error.message, attempt=task.request.retries + 1)
         if task.request.retries < len(_WEBHOOK_RETRIES_S):
             raise task.retry(countdown=_WEBHOOK_RETRIES_S[task.request.retries]) from None

@@ -11,7 +11,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +23,9 @@ import structlog
 from PIL import Image
 
 from shared.catalogue import UPLOAD_PREFIX, models, seed_images
-from shared.contracts import Frame, JobFailure, Stage, WebhookEvent
-from shared.dispatch import Dispatcher, plan_of
+from shared.contracts import Frame, JobFailure, WebhookEvent
+from shared.dispatch import STAGE_OF_ITEM, Dispatcher, plan_of
+from shared.endings import follow_up_end
 from shared.errors import JobCanceled, ObjectNotFoundError, RenderError
 from shared.job_store import JobStore
 from shared.job_view import JobView
@@ -33,7 +34,6 @@ from shared.object_store import (
     chunk_key,
     chunk_state_key,
     frame_key,
-    job_result_key,
     output_key,
     upload_key,
 )
@@ -51,11 +51,6 @@ MAX_ATTEMPTS: Final = 3
 """A work item that takes its worker down this often fails its job instead of being started again."""
 # Riffusion's own scale, so that its tools read our pictures at the loudness they expect.
 _EXIF_MAX_VALUE: Final = 30e6
-_EVENTS: Final[dict[str, WebhookEvent]] = {
-    "succeeded": "job.succeeded",
-    "failed": "job.failed",
-    "canceled": "job.canceled",
-}
 
 
 class Tasks:
@@ -70,59 +65,65 @@ class Tasks:
         self._dispatcher = dispatcher
         self._view = JobView(settings, object_store)
         self._models = models(settings.models_file)
-        # A worker's jobs are few and its model is large: one of each kind stays loaded.
-        self.pipeline = lru_cache(maxsize=1)(self._load_pipeline)
+        # Two, so that jobs of two models that take turns do not load them anew at every batch.
+        self.pipeline = lru_cache(maxsize=2)(self._load_pipeline)
         self._picture = lru_cache(maxsize=8)(self._load_picture)
 
     def render_batch(self, job_id: str, batch: int) -> None:
         """Render what storage does not have yet of a batch's frames."""
-        item = f"b{batch}"
-        plan = self._begin(job_id, item, "rendering")
+        plan = self._plan(job_id)
         started_s = time.monotonic()
         missing = self._record_ready(job_id, batch, {index: plan.frame(index) for index in plan.batch_frames(batch)})
         if missing:
             self._render(job_id, batch, plan, missing)
         self._jobs.record_batch(job_id, batch, _ms_since(started_s))
-        self._dispatcher.move_on(job_id, plan, item)
+        self._dispatcher.move_on(job_id, plan, f"b{batch}")
 
-    def _record_ready(self, job_id: str, batch: int, frames: dict[int, Frame]) -> dict[int, Frame]:
-        is_ready = {index: self._objects.exists(frame_key(frame_hash(frame))) for index, frame in frames.items()}
-        ready = {index: {"reused": True} for index in frames if is_ready[index]}
+    def _record_ready(self, job_id: str, batch: int, frames: dict[int, Frame]) -> dict[str, list[int]]:
+        """Record the frames that storage has; the others, by hash: equal frames are rendered once."""
+        by_hash: dict[str, list[int]] = {}
+        for index, frame in frames.items():
+            by_hash.setdefault(frame_hash(frame), []).append(index)
+        missing = {name: indexes for name, indexes in by_hash.items() if not self._objects.exists(frame_key(name))}
+        ready = [index for name, indexes in by_hash.items() if name not in missing for index in indexes]
         if ready:
-            self._jobs.record_frames(job_id, batch, ready)
-        return {index: frame for index, frame in frames.items() if not is_ready[index]}
+            self._jobs.record_frames(job_id, batch, {index: {"reused": True} for index in ready})
+        return missing
 
-    def _render(self, job_id: str, batch: int, plan: Plan, frames: dict[int, Frame]) -> None:
+    def _render(self, job_id: str, batch: int, plan: Plan, missing: dict[str, list[int]]) -> None:
         request = plan.request
         pipeline = self.pipeline(request.model)
-        self._warn_of_lost_words(job_id, pipeline, frames)
-        indexes = list(frames)
+        frames = {name: plan.frame(indexes[0]) for name, indexes in missing.items()}
+        self._warn_of_lost_words(job_id, pipeline, frames.values())
+        names = list(frames)
         # On a CPU a frame is stored as soon as it is there; a GPU renders the batch in one go.
-        size = 1 if pipeline.device.type == "cpu" else len(indexes)
-        for group in (indexes[at : at + size] for at in range(0, len(indexes), size)):
+        size = 1 if pipeline.device.type == "cpu" else len(names)
+        for group in (names[at : at + size] for at in range(0, len(names), size)):
             started_s = time.monotonic()
             images = pipeline.render(
-                [frames[index] for index in group],
+                [frames[name] for name in group],
                 self._picture(request.seed_image) if request.seed_image else None,
                 self._picture(request.mask_image) if request.mask_image else None,
                 lambda done, total: self._stop_if_canceled(job_id),
             )
-            for index, image in zip(group, images, strict=True):
-                self._objects.put(frame_key(frame_hash(frames[index])), _png(image, plan), "image/png")
+            for name, image in zip(group, images, strict=True):
+                self._objects.put(frame_key(name), _png(image, plan), "image/png")
             seconds = round((time.monotonic() - started_s) / len(group), 3)
-            self._jobs.record_frames(job_id, batch, {index: {"reused": False, "s": seconds} for index in group})
-            log.info("frames rendered", frames=group, seconds_each=seconds)
+            records = {
+                index: {"reused": index != missing[name][0], "s": seconds} for name in group for index in missing[name]
+            }
+            self._jobs.record_frames(job_id, batch, records)
+            log.info("frames rendered", frames=list(records), seconds_each=seconds)
 
-    def _warn_of_lost_words(self, job_id: str, pipeline: FramePipeline, frames: dict[int, Frame]) -> None:
-        ends = [end for frame in frames.values() for end in (frame.start, frame.end) if end]
+    def _warn_of_lost_words(self, job_id: str, pipeline: FramePipeline, frames: Iterable[Frame]) -> None:
+        ends = [end for frame in frames for end in (frame.start, frame.end) if end]
         for text in sorted({text for end in ends for text in (end.prompt, end.negative_prompt)}):
             if lost := pipeline.truncated_words(text):
                 self._jobs.warn(job_id, f"The model reads only the first part of a prompt; not read: {lost!r}")
 
     def sound_chunk(self, job_id: str, chunk: int) -> None:
         """Turn a chunk's frames into sound, carrying on from the chunk before."""
-        item = f"c{chunk}"
-        plan = self._begin(job_id, item, "sounding")
+        plan = self._plan(job_id)
         started_s = time.monotonic()
         one = plan.chunk(chunk)
         state = None if one.is_first else StreamState.from_bytes(self._objects.get(_state_key(job_id, one, -1)))
@@ -137,7 +138,7 @@ class Tasks:
             self._objects.put(_state_key(job_id, one), state.to_bytes())
         self._objects.put(chunk_key(job_id, one.part, one.index_in_part), _wav(waveform, plan), "audio/wav")
         self._jobs.record_chunk(job_id, chunk, _ms_since(started_s))
-        self._dispatcher.move_on(job_id, plan, item)
+        self._dispatcher.move_on(job_id, plan, f"c{chunk}")
 
     def _mel_amplitudes(self, plan: Plan, chunk: Chunk) -> Array:
         mels = [mel_amplitudes_from_image(self._frame_image(plan, i), plan.params) for i in chunk.needed_frames]
@@ -150,17 +151,15 @@ class Tasks:
 
     def deliver(self, job_id: str) -> None:
         """Level, encode and upload the whole sound and its picture, end the job, queue the news of it."""
-        plan = self._begin(job_id, "deliver", "encoding")
+        plan = self._plan(job_id)
         started_s = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="riffarm-") as folder:
             outputs = [
                 output for part in range(plan.parts) for output in self._deliver_part(job_id, plan, part, Path(folder))
             ]
-        self._objects.put(job_result_key(job_id), json.dumps({"status": "succeeded", "outputs": outputs}).encode())
         fields: dict[str, str | int] = {"outputs": json.dumps(outputs), "encode_ms": _ms_since(started_s)}
         self._jobs.finish(job_id, "succeeded", fields)
-        self._announce(job_id)
-        self._forget_chunks(job_id)
+        self._follow_up_end(job_id)
 
     def _deliver_part(self, job_id: str, plan: Plan, part: int, folder: Path) -> list[dict[str, object]]:
         stem = plan.request.type if plan.parts == 1 else f"{plan.request.type}-{part + 1:02}"
@@ -197,10 +196,6 @@ class Tasks:
             "duration_s": round(duration_s, 6),
         }
 
-    def _forget_chunks(self, job_id: str) -> None:
-        for key in list(self._objects.keys(f"jobs/{job_id}/chunks/")):
-            self._objects.delete(key)
-
     def post_webhook(self, job_id: str, event: WebhookEvent) -> None:
         """Post the news of a job's end, signed. Raises WebhookFailedError when the receiver does not take it."""
         fields = self._jobs.read(job_id)
@@ -218,29 +213,36 @@ class Tasks:
 
     def fail(self, job_id: str, failure: JobFailure) -> None:
         """End a job as failed; what it finished stays in storage."""
-        self._objects.put(job_result_key(job_id), json.dumps({"status": "failed", "error": failure.message}).encode())
         self._jobs.finish(job_id, "failed", {"error": failure.model_dump_json()})
-        self._announce(job_id)
+        self._follow_up_end(job_id)
 
-    def _announce(self, job_id: str) -> None:
-        fields = self._jobs.read(job_id)
-        # Also after a repeated or lost attempt: whoever comes last finds the flag still down.
-        if fields["announced"] == "0" and fields["status"] in _EVENTS:
-            self._dispatcher.announce(job_id, _EVENTS[fields["status"]])
+    def start(self, job_id: str, item: str) -> bool:
+        """Note that an item is started; False when there is nothing to do: it is done, or its job has ended.
 
-    def _begin(self, job_id: str, item: str, stage: Stage) -> Plan:
-        status, attempts = self._jobs.start(job_id, item, stage)
+        Raises RenderError when it took its worker down too often.
+        """
+        status, attempts, is_done = self._jobs.start(job_id, item, STAGE_OF_ITEM[item[0]])
         if status not in ("queued", "running"):
             if status is not None:
-                self._announce(job_id)
-            raise JobCanceled(f"the job is {status or 'gone'}")
+                self._follow_up_end(job_id)
+            return False
+        if is_done:
+            # Given out twice, or its worker died before it moved the job on.
+            self._dispatcher.move_on(job_id, self._plan(job_id), item)
+            return False
         if attempts > MAX_ATTEMPTS:
             raise RenderError(f"{self._what(job_id, item)} took its worker down {MAX_ATTEMPTS} times")
+        return True
+
+    def _plan(self, job_id: str) -> Plan:
         return plan_of(self._jobs.read(job_id))
+
+    def _follow_up_end(self, job_id: str) -> None:
+        follow_up_end(job_id, self._jobs, self._objects, self._dispatcher)
 
     def _what(self, job_id: str, item: str) -> str:
         if item.startswith("b"):
-            frames = plan_of(self._jobs.read(job_id)).batch_frames(int(item[1:]))
+            frames = self._plan(job_id).batch_frames(int(item[1:]))
             return f"rendering frames {frames.start} to {frames.stop - 1}"
         return f"making the sound of chunk {item[1:]}" if item.startswith("c") else "encoding"
 
@@ -252,7 +254,7 @@ class Tasks:
         entry = self._models.get(name)
         if entry is None:
             raise RenderError(f"this worker has no model {name!r}; it has {', '.join(self._models)}")
-        return FramePipeline.from_source(entry.source, device=self._settings.device)
+        return FramePipeline.from_source(entry.source, entry.revision, device=self._settings.device)
 
     def _load_picture(self, picture_id: str) -> Image.Image:
         if picture_id.startswith(UPLOAD_PREFIX):

@@ -28,12 +28,12 @@ class WebhookFailedError(TransientError):
 
 
 def webhook_body(event: WebhookEvent, job: Job, at: datetime) -> bytes:
-    """The body of one event, under MAX_BODY_BYTES: a request too long to fit is left out of the job."""
+    """The body of one event, under MAX_BODY_BYTES: where a job is too long, its input and outputs are left out."""
     data: dict[str, Any] = job.model_dump(mode="json")
     body = to_json({"type": event, "timestamp": at, "data": data})
     if len(body) < MAX_BODY_BYTES:
         return body
-    return to_json({"type": event, "timestamp": at, "data": data | {"input": None}})
+    return to_json({"type": event, "timestamp": at, "data": data | {"input": None, "outputs": []}})
 
 
 def post_webhook(url: str, delivery_id: str, body: bytes, secret: str, *, allow_loopback: bool) -> int:

@@ -148,11 +148,17 @@ WRONG: list[tuple[str, Any, str]] = [
     ("zero steps", {**CLIP, "num_inference_steps": 0}, "num_inference_steps"),
     ("too many variations", {**CLIP, "variations": 65}, "variations"),
     ("too much sound", {**CLIP, "variations": 64, "duration_s": 36_000}, "variations"),
-    ("no type", {"prompt": "a"}, "body"),
-    ("unknown type", {"type": "opera", "prompt": "a"}, "body"),
+    ("no type", {"prompt": "a"}, "type"),
+    ("unknown type", {"type": "opera", "prompt": "a"}, "type"),
     ("no keyframes", {**TRACK, "keyframes": []}, "keyframes"),
     ("empty keyframe prompt", {**TRACK, "keyframes": [{"prompt": "a"}, {"prompt": ""}]}, "keyframes[1].prompt"),
     ("keyframe beyond", {**TRACK, "keyframes": [{"prompt": "a", "at_s": 99}]}, "keyframes[0].at_s"),
+    ("more keyframes than frames", {**TRACK, "duration_s": 5.12}, "duration_s"),
+    ("field of the other type", {**TRACK, "prompt": "a"}, "prompt"),
+    ("unknown keyframe field", {**TRACK, "keyframes": [{"prompt": "a", "seeed": 1}]}, "keyframes[0].seeed"),
+    ("label with brackets", {**CLIP, "labels": {"a[b": 5}}, "labels.a[b"),
+    ("webhook without a name", {**CLIP, "webhook": {"url": "https://xn--/"}}, "webhook.url"),
+    ("webhook port", {**CLIP, "webhook": {"url": "https://example.com:99999/"}}, "webhook.url"),
     ("unknown curve", {**TRACK, "alpha_curve": "wild"}, "alpha_curve"),
     ("labels as list", {**CLIP, "labels": ["a"]}, "labels"),
     ("webhook inside", {**CLIP, "webhook": {"url": "https://10.0.0.1/"}}, "webhook.url"),
@@ -249,7 +255,9 @@ def test_redis_down_is_a_503_and_nothing_is_half_recorded(tmp_path: Path) -> Non
     valkey.stop()
 
 
-@pytest.mark.parametrize("job_id", ["job_nothing", "..", "a" * 3_000, "%00", "job_%F0%9F%8E%B5"])
+@pytest.mark.parametrize(
+    "job_id", ["job_nothing", "..", "a" * 3_000, "%00", "job_%F0%9F%8E%B5", "job_1:frames", "job_1:done"]
+)
 def test_unknown_jobs_are_a_404(gateway: TestClient, job_id: str) -> None:
     """Any id that is not there, whatever it looks like."""
     assert gateway.get(f"/v1/jobs/{job_id}/cancel").status_code in (404, 405)
@@ -367,6 +375,27 @@ def test_the_webhook_secret_is_required_for_webhooks(settings: Settings) -> None
         assert problem["errors"][0]["field"] == "webhook"
 
 
+def test_ids_that_are_part_of_another_key_are_a_404(gateway: TestClient) -> None:
+    """A colon would lead to a job's inner sets."""
+    job_id = gateway.post("/v1/jobs", json=CLIP).json()["id"]
+    for part in ("frames", "moves", "attempts", "done", "warnings"):
+        assert gateway.get(f"/v1/jobs/{job_id}:{part}").status_code == 404
+        assert gateway.post(f"/v1/jobs/{job_id}:{part}/cancel").status_code == 404
+
+
+def test_times_without_a_zone_are_utc_and_the_first_year_is_no_error(gateway: TestClient) -> None:
+    """A filter's time may be any that can be written."""
+    gateway.post("/v1/jobs", json=CLIP)
+    assert len(gateway.get("/v1/jobs?created_after=0001-01-01T00:00:00").json()["data"]) == 1
+    assert gateway.get("/v1/jobs?created_before=2001-01-01T00:00:00Z").json()["data"] == []
+
+
+def test_pages_of_other_sites_may_not_use_a_farm_without_a_key(gateway: TestClient) -> None:
+    """A form in a browser needs no permission to be sent, so its origin is looked at."""
+    for origin, status in (("https://evil.example", 401), ("null", 401), ("http://127.0.0.1:8000", 200)):
+        assert gateway.get("/v1/jobs", headers={"Origin": origin}).status_code == status
+
+
 def test_moves_can_be_made_twice_without_harm(job_store: JobStore) -> None:
     """A repeated report and a repeated move change nothing and answer the same."""
     job_store.create("job_1", {"created_ms": 1, "frames_total": 8})
@@ -401,9 +430,14 @@ def test_moves_can_be_made_twice_without_harm(job_store: JobStore) -> None:
 def test_an_item_that_makes_progress_is_no_poison(job_store: JobStore) -> None:
     """Starts are counted until the item has a new frame to show; frames found ready do not count as one."""
     job_store.create("job_1", {"created_ms": 1})
-    assert [job_store.start("job_1", "b0", "rendering") for _ in range(2)] == [("queued", 1), ("running", 2)]
+    assert [job_store.start("job_1", "b0", "rendering") for _ in range(2)] == [
+        ("queued", 1, False),
+        ("running", 2, False),
+    ]
     job_store.record_frames("job_1", 0, {0: {"reused": True}})
-    assert job_store.start("job_1", "b0", "rendering") == ("running", 3)
+    assert job_store.start("job_1", "b0", "rendering") == ("running", 3, False)
     job_store.record_frames("job_1", 0, {1: {"reused": False}})
-    assert job_store.start("job_1", "b0", "rendering") == ("running", 1)
-    assert job_store.start("gone", "b0", "rendering") == (None, 0)
+    assert job_store.start("job_1", "b0", "rendering") == ("running", 1, False)
+    job_store.record_batch("job_1", 0, 100)
+    assert job_store.start("job_1", "b0", "rendering") == ("running", 0, True)
+    assert job_store.start("job_gone", "b0", "rendering") == (None, 0, False)

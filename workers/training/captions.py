@@ -21,9 +21,13 @@ TEMPO_WORDS: Final = {6: "slow", 8: "medium tempo", 12: "fast"}
 
 
 def caption_from_piece(piece: Piece, rng: random.Random) -> str:
-    """A caption that names some of a piece's attributes, drawn anew each time; now and then a single one."""
-    fields = [rng.choice(_WORDERS)(piece, rng)] if rng.random() < 0.08 else _fields(piece, rng)
-    return ", ".join(fields)
+    """A caption that names some of a piece's attributes, drawn anew each time; often its drums or one word alone."""
+    form = rng.random()
+    if form < 0.25:
+        return _drums(piece, rng)
+    if form < 0.33:
+        return rng.choice(_WORDERS)(piece, rng)
+    return ", ".join(_fields(piece, rng))
 
 
 def full_prompt(genre: str, instrument: str, drums: str, beats: int) -> str:

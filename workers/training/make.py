@@ -37,7 +37,6 @@ def make_model(recipe: Recipe, folder: Path, model: Path) -> None:
     check = SteeringCheck(recipe.data, vae, tokenizer, folder)
     trainee = UnetTraining(recipe.unet, tokenizer, *_material(recipe, vae, folder), check)
     train(trainee, folder, recipe.unet.minutes, recipe.unet.check_minutes, recipe.checkpoint_minutes)
-    append_log(folder, {"part": "unet", "step": trainee.steps, **trainee.check()})
     trainee.use_average()
     save_model(vae, trainee.unet, trainee.text, tokenizer, model)
     append_log(folder, {"part": "model", "sha256": weights_sha256(model)})

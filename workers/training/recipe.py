@@ -50,12 +50,11 @@ class UnetRecipe:
     minutes: float = 60.0
     batch: int = 8
     learning_rate: float = 1.5e-3
-    half_width_share: float = 0.75
+    half_width_share: float = 0.88
     """The first share of the training sees frames of half the width: twice as many for the same work."""
-    decay_share: float = 0.4
+    decay_share: float = 0.25
     """The last share of the training, over which the learning rate falls to zero along a cosine."""
     caption_dropout: float = 0.1
-    snr_cap: float = 5.0
     ema_decay: float = 0.998
     seed: int = 12
     check_minutes: float = 24.0

@@ -1,0 +1,39 @@
+"""What follows from a job's end: its result in storage, the webhook, the removal of what was needed on the way.
+
+Both sides end jobs: a worker when it delivered or failed, the gateway when it canceled. Everything here may be done
+again: whoever finds a job ended and not yet announced does it from the start.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from shared.contracts import WebhookEvent
+from shared.dispatch import Dispatcher
+from shared.job_store import JobStore
+from shared.object_store import ObjectStore, job_result_key
+
+_EVENTS: Final[dict[str, WebhookEvent]] = {
+    "succeeded": "job.succeeded",
+    "failed": "job.failed",
+    "canceled": "job.canceled",
+}
+
+
+def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore, dispatcher: Dispatcher) -> None:
+    """Do what follows from a job's end, unless the job still runs or all of it is done already.
+
+    Raises TransientError when storage or Redis do not answer; NotFoundError when there is no such job.
+    """
+    fields = job_store.read(job_id)
+    event = _EVENTS.get(fields["status"])
+    if event is None or fields["announced"] == "1":
+        return
+    result = {name: fields.get(name) for name in ("status", "finished_ms", "error")}
+    result["outputs"] = json.loads(fields.get("outputs", "[]"))
+    object_store.put(job_result_key(job_id), json.dumps(result).encode(), "application/json")
+    dispatcher.announce(job_id, event)
+    for key in list(object_store.keys(f"jobs/{job_id}/chunks/")):
+        object_store.delete(key)
+    job_store.set_announced(job_id)
