@@ -25,6 +25,7 @@ from rich.table import Table
 from api.client import Client, FarmError
 from shared.contracts import Job
 from shared.errors import RiffarmError
+from shared.spectrogram_params import SpectrogramParams
 
 app = typer.Typer(
     help="riffarm: a render farm for music made by diffusion.",
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 # Progress and tables are for people: results alone go to standard output.
 console = Console(stderr=True)
+FRAME_S: Final = SpectrogramParams().frame_s
 _DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 Url = Annotated[str | None, typer.Option(help="The farm's address; RIFFARM_URL, else this machine's port 8000.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the job as JSON.")]
@@ -52,7 +54,9 @@ def duration_s_from_text(text: str) -> float:
 @app.command()
 def render(
     prompts: Annotated[list[str], typer.Argument(help="One prompt for a clip's sound, more to walk between them.")],
-    duration: Annotated[str, typer.Option(help="Length: 90s, 2m, 1h.")] = "5.12s",
+    duration: Annotated[
+        str | None, typer.Option(help="Length: 90s, 2m, 1h. 5.12s for one prompt, 20.48s for each of several.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Noise seed of each prompt; drawn when left out.")] = None,
     negative: Annotated[str, typer.Option(help="What it should not sound like.")] = "",
     seed_image: Annotated[str | None, typer.Option(help="A built-in seed image, or a picture file of yours.")] = None,
@@ -71,22 +75,23 @@ def render(
     """Render sound from prompts, on a running farm or else on a local one started for this."""
     if seed and len(seed) != len(prompts):
         raise typer.BadParameter(f"{len(prompts)} prompts need {len(prompts)} seeds, not {len(seed)}")
-    wanted = formats or ([output.suffix[1:]] if output and output.suffix else ["flac"])
-    keyframes = [
+    wanted = formats or ([output.suffix[1:].lower()] if output and output.suffix else ["flac"])
+    points = [
         {"prompt": prompt, "negative_prompt": negative, "denoising_strength": denoising_strength}
         | ({"seed": seed[index]} if seed else {})
         for index, prompt in enumerate(prompts)
     ]
+    default_s = FRAME_S if len(prompts) == 1 else 4 * FRAME_S * len(prompts)
     request: dict[str, Any] = {
-        "type": "track",
-        "keyframes": keyframes,
-        "duration_s": duration_s_from_text(duration),
+        # One prompt as a clip: over a longer time it walks between two noises instead of repeating one frame.
+        **({"type": "clip", **points[0]} if len(points) == 1 else {"type": "track", "keyframes": points}),
+        "duration_s": duration_s_from_text(duration) if duration else default_s,
         "num_inference_steps": steps,
         "model": model,
         "formats": wanted,
         "priority": "interactive",
     }
-    target = output or Path(f"track.{wanted[0]}")
+    target = _writable(output or Path(f"track.{wanted[0]}"))
     with _farm(url) as client:
         if seed_image:
             request["seed_image"] = client.upload(Path(seed_image)) if Path(seed_image).is_file() else seed_image
@@ -109,14 +114,22 @@ def _farm(url: str | None) -> Iterator[Client]:
 @contextlib.contextmanager
 def _local_farm() -> Iterator[str]:
     """Start `riffarm up` on a free port; its address. It stops with the block, also on Ctrl-C."""
-    log_path = Path(tempfile.gettempdir()) / f"riffarm-{os.getpid()}.log"
+    file, name = tempfile.mkstemp(prefix="riffarm-", suffix=".log")
+    log_path = Path(name)
     console.print(f"No farm is running: starting a local one (its log is {log_path}).", style="dim", highlight=False)
     command = [sys.executable, "-m", "infra.local", "--port", "0"]
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(log_path.open("w"))
+        log = stack.enter_context(os.fdopen(file, "w"))
         # A session of its own: Ctrl-C reaches us alone, and we stop the farm in order.
         farm = stack.enter_context(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+                env={**os.environ, "RIFFARM_STOP_WITH_PARENT": "1"},
+            )
         )
         try:
             assert farm.stdout  # noqa: S101 — it is a pipe
@@ -176,16 +189,22 @@ def _followed(client: Client, job: Job) -> Job:
 
 def _downloaded(client: Client, job: Job, target: Path) -> list[Path]:
     """Download all outputs beside `target`, named after its stem."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FarmError(f"cannot write to {target.parent}: {error.strerror}") from error
     files = []
     for output in job.outputs:
         path = target.with_name(target.stem + Path(output.name).suffix)
         client.download(output, path)
         files.append(path)
     return files
+
+
+def _writable(target: Path) -> Path:
+    """The path, once it is sure that a file can be made there. Raises FarmError."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            return target
+    except OSError as error:
+        raise FarmError(f"cannot write to {target.parent}: {error.strerror}") from error
 
 
 def _report(job: Job, files: list[Path], *, as_json: bool) -> None:
@@ -205,7 +224,7 @@ def _report(job: Job, files: list[Path], *, as_json: bool) -> None:
     for path in files:
         print(path)  # noqa: T201 — the result
     heard = next((path for path in files if path.suffix != ".png"), None)
-    console.print(f"Hear it with your browser or any player, for example: ffplay -autoexit {heard}")
+    console.print(f"Hear it with your browser or any player, for example: ffplay -autoexit {heard}", soft_wrap=True)
 
 
 @app.command("jobs")
@@ -255,8 +274,9 @@ def _add_commands() -> None:
 def main() -> None:
     """Run the command line; errors are one sentence on standard error."""
     _add_commands()
-    # Told to end is told to tidy up, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Told to end, or left alone by its terminal, it tidies up as with Ctrl-C.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         app()
     except RiffarmError as error:

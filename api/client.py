@@ -34,9 +34,15 @@ class Client:
     """A connection to one farm. Every method raises FarmError with a sentence that says what to do."""
 
     def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, timeout_s: float = 75.0) -> None:
+        if api_key and not api_key.isascii():
+            raise FarmError("the API key has characters that no key has; check RIFFARM_API_KEY", "unauthorized")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s)
+        # A proxy of the environment cannot reach this machine's own addresses.
+        self._trusts_environment = httpx.URL(self.url).host not in ("127.0.0.1", "localhost", "::1")
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=timeout_s, trust_env=self._trusts_environment
+        )
 
     @classmethod
     def from_environment(cls, url: str | None = None) -> Client:
@@ -106,7 +112,10 @@ class Client:
         digest = hashlib.sha256()
         try:
             # The URL carries its own authority: the key stays with the gateway.
-            with httpx.stream("GET", output.url, timeout=60.0) as answer, partial.open("wb") as file:
+            with (
+                httpx.stream("GET", output.url, timeout=60.0, trust_env=self._trusts_environment) as answer,
+                partial.open("wb") as file,
+            ):
                 if not answer.is_success:
                     raise FarmError(f"{output.name} cannot be downloaded: the farm answered {answer.status_code}")
                 for part in answer.iter_bytes():
@@ -115,8 +124,8 @@ class Client:
             if digest.hexdigest() != output.sha256:
                 raise FarmError(f"{output.name} was damaged on its way; download it again")
             partial.replace(path)
-        except httpx.HTTPError as error:
-            raise FarmError(f"{output.name} cannot be downloaded: {error}") from error
+        except (httpx.HTTPError, OSError) as error:
+            raise FarmError(f"{output.name} cannot be downloaded to {path}: {error}") from error
         finally:
             partial.unlink(missing_ok=True)
 

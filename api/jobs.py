@@ -199,8 +199,8 @@ def _fields_of(plan: Plan, created_ms: int) -> dict[str, str | int | float]:
     }
 
 
-def _in_utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _is_internal(host: str) -> bool:

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -31,6 +32,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from shared.catalogue import models
 from shared.errors import RiffarmError
 from shared.object_store import object_store_from_url
 
@@ -42,6 +44,8 @@ _STOP_TIMEOUT_S: Final = 12.0
 _PAUSE_BEFORE_RESTART_S: Final = 1.0
 _MAX_QUICK_DEATHS: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
+_NO_PROXY: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_STOP_WITH_PARENT: Final = "RIFFARM_STOP_WITH_PARENT"
 
 
 class LocalFarmError(Exception):
@@ -111,11 +115,14 @@ class LocalFarm:
     def __init__(
         self, host: str, port: int, data: Path, workers: int, storage: str | None, redis_url: str | None
     ) -> None:
+        if not _is_this_machine(host) and not os.environ.get("RIFFARM_GATEWAY_KEY"):
+            raise LocalFarmError(f"listening on {host} lets others in: set RIFFARM_GATEWAY_KEY to a key first")
         self._data = _writable(data)
         self._lock = _locked(self._data)
+        _check_models()
         self._port = _free_port(host, port)
         self._is_stopping = False
-        self.url = f"http://{host}:{self._port}"
+        self.url = f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
         self._redis_port = _free_port("127.0.0.1", 0)
         self._has_own_valkey = redis_url is None
         self._redis_url = _answering(redis_url) if redis_url else f"redis://127.0.0.1:{self._redis_port}/0"
@@ -124,9 +131,10 @@ class LocalFarm:
             "RIFFARM_STORAGE_URL": _usable(storage or f"file:{self._data / 'storage'}"),
             "RIFFARM_HOST": host,
             "RIFFARM_PORT": str(self._port),
-            "RIFFARM_PUBLIC_URL": self.url,
+            "RIFFARM_PUBLIC_URL": os.environ.get("RIFFARM_PUBLIC_URL", self.url),
             "RIFFARM_LOG_FORMAT": "console",
-            "RIFFARM_WEBHOOK_ALLOW_LOOPBACK": "true",
+            # Only a client on this machine may have the farm call this machine.
+            "RIFFARM_WEBHOOK_ALLOW_LOOPBACK": str(_is_this_machine(host)).lower(),
             **_kept_secrets(self._data),
         }
         python = sys.executable
@@ -193,7 +201,7 @@ class LocalFarm:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/ready", timeout=5) as answer:  # noqa: S310 — our own address
+            with _NO_PROXY.open(f"{self.url}/ready", timeout=5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -280,13 +288,27 @@ def _answering(url: str) -> str:
     return url
 
 
+def _check_models() -> None:
+    """Raise LocalFarmError when RIFFARM_MODELS_FILE cannot be read."""
+    own_file = os.environ.get("RIFFARM_MODELS_FILE")
+    try:
+        models(Path(own_file) if own_file else None)
+    except (OSError, ValueError) as error:
+        raise LocalFarmError(f"the models in {own_file} cannot be read: {error}") from error
+
+
 def _locked(data: Path) -> TextIO:
     """The data folder's lock, held until the process ends. Raises LocalFarmError when another farm has it."""
-    lock = (data / "lock").open("w")
+    try:
+        lock = (data / "lock").open("w")
+    except OSError as error:
+        raise LocalFarmError(f"cannot write to {data / 'lock'} ({error.strerror})") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise LocalFarmError(f"another farm runs in {data}; stop it or choose another folder with --data") from error
+        raise LocalFarmError(
+            f"another farm runs in {data}; use it with --url, or stop it, or choose another folder"
+        ) from error
     return lock
 
 
@@ -298,8 +320,9 @@ def _free_port(host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
+            way_out = "--host" if isinstance(error, socket.gaierror) else "--port"
             raise LocalFarmError(
-                f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port"
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another with {way_out}"
             ) from error
         return int(probe.getsockname()[1])
 
@@ -313,11 +336,20 @@ def _kept_secrets(data: Path) -> dict[str, str]:
     kept = {}
     for name, value in drawn.items():
         path = data / name.removeprefix("RIFFARM_").lower()
-        if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                file.write(value)
-        kept[name] = os.environ.get(name) or path.read_text().strip()
+        try:
+            if not path.exists():
+                # Renamed when complete: half a secret would never be drawn again.
+                with tempfile.NamedTemporaryFile("w", dir=data, delete=False) as file:
+                    file.write(value)
+                Path(file.name).replace(path)
+            kept[name] = os.environ.get(name) or path.read_text().strip()
+        except OSError as error:
+            raise LocalFarmError(f"cannot keep a secret in {path} ({error.strerror})") from error
     return kept
+
+
+def _is_this_machine(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 @commands.command()
@@ -336,6 +368,8 @@ def up(
     ] = None,
 ) -> None:
     """Run a whole farm on this machine until Ctrl-C; prints READY and its address once it can render."""
+    if _STOP_WITH_PARENT in os.environ and sys.platform == "linux":
+        _die_with_parent()
     try:
         LocalFarm(host, port, data, workers, storage, redis_url).run(
             lambda url: print(f"READY {url}", flush=True)  # noqa: T201 — the promise to whoever started us

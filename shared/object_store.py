@@ -119,9 +119,6 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises ObjectNotFoundError."""
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Write the object to `path`, which appears whole or not at all. Raises ObjectNotFoundError."""
-
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
 
@@ -162,10 +159,6 @@ class LocalDiskStore:
     def get(self, key: str) -> bytes:
         with self._reading(key) as file:
             return file.read()
-
-    def get_file(self, key: str, path: Path) -> None:
-        with self._reading(key) as source, self._new_file(path) as file:
-            shutil.copyfileobj(source, file, 2**20)
 
     def exists(self, key: str) -> bool:
         with self._disk_errors():

@@ -72,15 +72,6 @@ class S3Store:
             data: bytes = self._client.get_object(**self._address(key))["Body"].read()
             return data
 
-    def get_file(self, key: str, path: Path) -> None:
-        address = self._address(key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._s3_errors(key):
-                self._client.download_file(address["Bucket"], address["Key"], str(path), Config=self._transfer)
-        except OSError as error:
-            raise StorageUnavailableError(f"{path} cannot be written: {error.strerror}") from error
-
     def exists(self, key: str) -> bool:
         try:
             with self._s3_errors(key):

@@ -33,12 +33,14 @@ def convert(source: Path, target: Path) -> None:
     if not source.is_file():
         raise ConvertError(f"there is no file {source}")
     is_picture = source.suffix.lower() in PICTURES
-    if is_picture:
-        _audio_from_picture(source, target)
-    elif target.suffix.lower() in PICTURES:
-        _picture_from_audio(source, target)
-    else:
+    if not is_picture and target.suffix.lower() not in PICTURES:
         raise ConvertError(f"{source.name} is audio, so {target.name} must be a picture: {_listed(PICTURES)}")
+    if not target.parent.is_dir():
+        raise ConvertError(f"there is no folder {target.parent} to write to")
+    try:
+        (_audio_from_picture if is_picture else _picture_from_audio)(source, target)
+    except OSError as error:
+        raise ConvertError(f"{target} cannot be written: {error}") from error
 
 
 def _audio_from_picture(source: Path, target: Path) -> None:
@@ -87,7 +89,13 @@ def _picture_from_audio(source: Path, target: Path) -> None:
         raise ConvertError(f"{source.name} holds no sound")
     mel = mel_amplitudes_from_waveform(np.nan_to_num(mono)[np.newaxis], params)
     image = image_from_mel_amplitudes(mel, params)
-    image.save(target, exif=image.getexif())
+    # It gets its name when it is whole.
+    partial = target.with_name(f".{target.stem}.part{target.suffix}")
+    try:
+        image.save(partial, exif=image.getexif())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _listed(suffixes: frozenset[str] | dict[str, str]) -> str:

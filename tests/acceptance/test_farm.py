@@ -208,7 +208,7 @@ def test_a_signed_webhook_tells_of_the_end_and_is_tried_again(
 def test_a_refused_request_is_one_clear_sentence_for_the_client(farm: Farm) -> None:
     """The Python client raises what the gateway said."""
     with pytest.raises(FarmError, match="unknown picture"):
-        farm.client.submit(track(1, seed_image="nothing"))
+        farm.client.submit(track(2, seed_image="nothing"))
 
 
 def test_killed_workers_lose_nothing_and_one_or_two_give_the_same_bytes(tmp_path: Path, farm: Farm) -> None:
@@ -258,7 +258,7 @@ def test_the_manifest_and_the_result_stay_in_storage_and_chunks_do_not(farm: Far
 
 
 def test_a_job_waits_while_storage_is_away_and_then_goes_on(farm: Farm) -> None:
-    """Nothing fails and nothing is lost: the work goes on where it was."""
+    """However long it takes: nothing fails, nothing is lost, the work goes on where it was."""
     client = farm.client
     request = track(6)
     job = client.submit(request)
@@ -269,8 +269,12 @@ def test_a_job_waits_while_storage_is_away_and_then_goes_on(farm: Farm) -> None:
     assert answer.status_code == 503
     assert "storage" in answer.json()["checks"]["storage"]
     with pytest.raises(FarmError) as raised:
-        client.submit(track(1))
+        client.submit(track(2))
     assert raised.value.code == "storage_unavailable"
+    log = farm.data.with_suffix(".log")
+    before = log.read_text().count("stamina.retry_scheduled")
+    # More tries than an item that takes its worker down gets.
+    wait_until(lambda: log.read_text().count("stamina.retry_scheduled") >= before + 5, "work is tried again")
     (farm.data / "away").rename(storage)
     last = list(client.follow(job.id))[-1]
     assert last.status == "succeeded", last.error
@@ -293,3 +297,22 @@ def _status(farm: Farm, job_id: str) -> str | None:
         return farm.client.job(job_id).status
     except FarmError:
         return None
+
+
+def test_equal_frames_of_a_job_are_rendered_once(farm: Farm) -> None:
+    """A constant track is one frame, side by side with itself."""
+    keyframes = [{"prompt": "organ", "seed": next(seeds)}]
+    job = finished(
+        farm.client, {"type": "track", "keyframes": keyframes, "duration_s": 20.48, "num_inference_steps": STEPS}
+    )
+    assert job.status == "succeeded", job.error
+    assert (job.progress.frames_done, job.progress.frames_reused) == (4, 3)
+
+
+def test_a_canceled_job_leaves_a_result_and_no_chunks(farm: Farm) -> None:
+    """How a job ended stands in storage, however it ended."""
+    job = farm.client.submit(track(30))
+    farm.client.cancel(job.id)
+    folder = farm.data / "storage" / "jobs" / job.id
+    assert json.loads((folder / "result.json").read_text())["status"] == "canceled"
+    assert not list(folder.rglob("chunks/*.wav"))

@@ -73,15 +73,23 @@ def test_two_farms_do_not_share_a_folder(farm: Farm) -> None:
 
 
 def test_another_address_needs_a_key(tmp_path: Path) -> None:
-    """Beyond loopback the gateway does not start without one, and the farm ends by itself."""
+    """Beyond loopback nothing starts without one."""
     answer = up("--host", "0.0.0.0", "--port", "0", "--data", str(tmp_path))  # noqa: S104 — that is the test
     assert answer.returncode == 1
-    assert "RIFFARM_GATEWAY_KEY" in answer.stderr
+    assert "set RIFFARM_GATEWAY_KEY" in answer.stderr
 
 
-@pytest.mark.parametrize("moment", ["starting", "rendering", "at once"])
-def test_ctrl_c_leaves_no_process_and_no_broken_file(tmp_path: Path, moment: str) -> None:
-    """Whenever it comes, everything that was started ends and the output folder holds no half file."""
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("at once", signal.SIGINT),
+        ("starting", signal.SIGINT),
+        ("rendering", signal.SIGINT),
+        ("rendering", signal.SIGHUP),
+    ],
+)
+def test_ctrl_c_leaves_no_process_and_no_broken_file(tmp_path: Path, moment: str, number: signal.Signals) -> None:
+    """Whenever it comes, also as a closed terminal, all that was started ends and the folder holds no half file."""
     command = [sys.executable, "-m", "api.cli", "render", "a", "b", "--duration", "3m", "--output", "out/a.flac"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     own = psutil.Process(process.pid)
@@ -92,13 +100,36 @@ def test_ctrl_c_leaves_no_process_and_no_broken_file(tmp_path: Path, moment: str
         frames = tmp_path / ".riffarm" / "storage" / "frames"
         wait_until(lambda: any(frames.rglob("*.png")), "a frame", timeout_s=120)
     started = own.children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(60) == 130
     process.communicate()
     _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
     assert list((tmp_path / "out").rglob("*")) == []
     assert list((tmp_path / ".riffarm").rglob(".writing-*")) == []
+
+
+def test_a_killed_render_takes_its_farm_with_it(tmp_path: Path) -> None:
+    """kill -9 gives it no chance to tidy up; the farm it started ends all the same."""
+    command = [sys.executable, "-m", "api.cli", "render", "a", "--duration", "3m", "--output", "out/a.flac"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    own = psutil.Process(process.pid)
+    wait_until(lambda: len(own.children(recursive=True)) >= 5, "workers start")
+    started = own.children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert alive == []
+
+
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_rendered(tmp_path: Path) -> None:
+    """Nobody wants to hear it after an hour."""
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "api.cli", "render", "a", "--output", str(tmp_path / "file" / "a.flac")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert answer.returncode == 1
+    assert "cannot write to" in answer.stderr
+    assert not (tmp_path / ".riffarm").exists()
 
 
 def test_render_on_a_running_farm_writes_every_file(farm: Farm, tmp_path: Path) -> None:

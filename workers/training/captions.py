@@ -23,9 +23,11 @@ TEMPO_WORDS: Final = {6: "slow", 8: "medium tempo", 12: "fast"}
 def caption_from_piece(piece: Piece, rng: random.Random) -> str:
     """A caption that names some of a piece's attributes, drawn anew each time; often its drums or one word alone."""
     form = rng.random()
-    if form < 0.25:
+    if form < 0.35:
         return _drums(piece, rng)
-    if form < 0.33:
+    if form < 0.6:
+        return full_prompt(piece.genre, piece.instrument, piece.drums, piece.beats)
+    if form < 0.65:
         return rng.choice(_WORDERS)(piece, rng)
     return ", ".join(_fields(piece, rng))
 

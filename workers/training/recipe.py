@@ -50,12 +50,14 @@ class UnetRecipe:
     minutes: float = 60.0
     batch: int = 8
     learning_rate: float = 1.5e-3
-    half_width_share: float = 0.88
+    half_width_share: float = 0.93
     """The first share of the training sees frames of half the width: twice as many for the same work."""
-    decay_share: float = 0.25
+    decay_share: float = 0.1
     """The last share of the training, over which the learning rate falls to zero along a cosine."""
     caption_dropout: float = 0.1
-    ema_decay: float = 0.998
+    noise_bias: float = 0.6
+    """Exponent on the evenly drawn share of the noise schedule: below 1 shows high noise more often."""
+    ema_decay: float = 0.99
     seed: int = 12
     check_minutes: float = 24.0
     """Minutes between two measures of steering while training."""
@@ -83,7 +85,7 @@ RECIPES: Final = {
             clips=24_000,
             minutes=17.0,
             batch=256,
-            ema_decay=0.9995,
+            ema_decay=0.999,
             check_minutes=4.0,
         ),
         torch_threads=8,

@@ -108,8 +108,10 @@ class UnetTraining:
     def _loss(self, latents: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, float]:
         """The mean squared error of the velocity, to descend and to log."""
         size = len(latents)
-        # One time step from each of `size` equal parts of the schedule: less noise in the gradient.
-        times = ((torch.randperm(size) + torch.rand(size)) / size * len(self._signal)).long()
+        # One time step from each of `size` parts of the schedule, more of them where noise is high: there the caption
+        # alone decides, and there a rhythm's layout is learnt.
+        share = ((torch.randperm(size) + torch.rand(size)) / size) ** self.recipe.noise_bias
+        times = (share * len(self._signal)).long().clamp(max=len(self._signal) - 1)
         signal = self._signal[times].view(-1, 1, 1, 1).to(self.device)
         noise = torch.randn(latents.shape).to(self.device)
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
@@ -117,7 +119,6 @@ class UnetTraining:
         with torch.autocast(self.device.type, torch.bfloat16):
             states = self.text(tokens)[0]
             guess = self.unet(noisy, times.to(self.device), states).sample
-        # Unweighted: where noise is high the caption alone decides, and that is where a rhythm's layout is learnt.
         loss = (guess.float() - velocity).square().mean()
         return loss, loss.item()
 
