@@ -26,7 +26,7 @@ from workers.diffusion import FramePipeline
 from workers.training.dataset import Pixels, pixels_from_tensor, tensor_from_pixels
 from workers.training.make import weights_sha256
 
-GUIDANCE_SCALE: Final = 3.0
+GUIDANCE_SCALE: Final = 5.0
 NUM_INFERENCE_STEPS: Final = 12
 SAMPLER: Final[Sampler] = "dpmpp_2m"
 PROCESSES: Final = 2
