@@ -26,7 +26,7 @@ setup: .venv/.installed  ## Make .venv with everything, from the hashed lock
 	@touch $@
 
 demo: setup      ## Render a 41 s track on a farm of its own, into out/
-	$(BIN)/riffarm render "ambient strings, slow" "techno synth, four on the floor drums, fast" \
+	$(BIN)/riffarm render "ambient strings, no drums, slow" "techno synth, four on the floor drums, fast" \
 		--duration 40.96s --seed 1 --seed 2 --format flac --format mp3 --output out/demo.flac
 
 up: setup        ## Run a farm on this machine until Ctrl-C

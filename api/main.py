@@ -18,7 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from api import jobs, uploads
 from api.access import RequestGuard, is_loopback
-from api.jobs import Jobs
+from api.intake import Jobs
 from api.problems import ProblemDocument, install_problems
 from shared.catalogue import models
 from shared.dispatch import QUEUES, Dispatcher, celery_app

@@ -1,0 +1,78 @@
+"""One process of the local farm: apart from the terminal, its log printed line by line, ended with its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+_COLOURS: Final = {"gateway": "cyan"}
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass
+class SupervisedProcess:
+    """One process of the farm, how to start it and how it is doing."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    popen: subprocess.Popen[str] | None = None
+    quick_deaths: int = 0
+    started_s: float = 0.0
+    _reader: threading.Thread | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that a Ctrl-C in the terminal reaches the supervisor alone."""
+        self.started_s = time.monotonic()
+        self.popen = subprocess.Popen(
+            self.command,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
+        )
+        self._reader = threading.Thread(target=self._print_log, args=(self.popen,), daemon=True)
+        self._reader.start()
+
+    def _print_log(self, popen: subprocess.Popen[str]) -> None:
+        assert popen.stdout  # noqa: S101 — it is a pipe
+        for line in popen.stdout:
+            label = Text(f"{self.name:>9} │ ", style=_COLOURS.get(self.name, "green"))
+            console.print(label + Text.from_ansi(line.rstrip()))
+
+    def signal_all(self, number: int) -> None:
+        """Signal the process and everything it started."""
+        if self.popen:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.popen.pid, number)
+
+    def signal_one(self, number: int) -> None:
+        """Signal the process alone, when it is running."""
+        if self.popen and self.popen.poll() is None:
+            self.popen.send_signal(number)
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it ended on its own."""
+        return self.popen is not None and self.popen.poll() is not None
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process with its parent: even a killed supervisor leaves nothing running."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
