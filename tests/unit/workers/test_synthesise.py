@@ -119,5 +119,5 @@ def test_captions_never_name_what_is_not_heard() -> None:
     others += [name for name in (*INSTRUMENT_NAMES, *GENRES) if name not in ("piano", "classical", "rock")]
     assert not [caption for caption in captions if any(other in caption for other in others)]
     assert sum("rock drums" in caption for caption in captions) > 250
-    assert sum("piano" in caption for caption in captions) > 250
+    assert sum("piano" in caption for caption in captions) > 200
     assert any("," not in caption for caption in captions)
