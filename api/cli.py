@@ -132,9 +132,8 @@ def _local_farm() -> Iterator[str]:
             )
         )
         try:
-            assert farm.stdout  # noqa: S101 — it is a pipe
             with console.status("Starting Valkey, the gateway and the workers"):
-                ready = next((line for line in farm.stdout if line.startswith("READY ")), None)
+                ready = next((line for line in farm.stdout or () if line.startswith("READY ")), None)
             if ready is None:
                 raise FarmError(f"the local farm did not start: {_last_line(log_path)}")
             yield ready.removeprefix("READY ").strip()
@@ -211,7 +210,7 @@ def _report(job: Job, files: list[Path], *, as_json: bool) -> None:
     for warning in job.warnings:
         console.print(f"Note: {warning}", style="yellow")
     if as_json:
-        print(job.model_dump_json())  # noqa: T201 — the result
+        typer.echo(job.model_dump_json())
         return
     done, metrics = job.progress, job.metrics
     if done.frames_reused:
@@ -222,7 +221,7 @@ def _report(job: Job, files: list[Path], *, as_json: bool) -> None:
         f" ({metrics.realtime_factor:g} × real time), seeds {', '.join(map(str, seeds))}."
     )
     for path in files:
-        print(path)  # noqa: T201 — the result
+        typer.echo(path)
     heard = next((path for path in files if path.suffix != ".png"), None)
     console.print(f"Hear it with your browser or any player, for example: ffplay -autoexit {heard}", soft_wrap=True)
 
@@ -239,7 +238,7 @@ def list_jobs(
         filters: dict[str, str | int] = {"limit": min(limit, 200)} | ({"status": status} if status else {})
         found = [job for _, job in zip(range(limit), client.jobs(**filters), strict=False)]
     if as_json:
-        print(f"[{','.join(job.model_dump_json() for job in found)}]")  # noqa: T201 — the result
+        typer.echo(f"[{','.join(job.model_dump_json() for job in found)}]")
         return
     table = Table("id", "type", "status", "done", "sound", "created")
     for job in found:
@@ -252,7 +251,7 @@ def list_jobs(
 def show(job_id: str, url: Url = None) -> None:
     """Show one job, as JSON."""
     with Client.from_environment(url) as client:
-        print(client.job(job_id).model_dump_json(indent=2))  # noqa: T201 — the result
+        typer.echo(client.job(job_id).model_dump_json(indent=2))
 
 
 @app.command()
@@ -260,7 +259,7 @@ def cancel(job_id: str, url: Url = None, as_json: AsJson = False) -> None:
     """Cancel a job; what it finished stays."""
     with Client.from_environment(url) as client:
         job = client.cancel(job_id)
-    print(job.model_dump_json() if as_json else f"{job.id} {job.status}")  # noqa: T201 — the result
+    typer.echo(job.model_dump_json() if as_json else f"{job.id} {job.status}")
 
 
 def _add_commands() -> None:

@@ -132,7 +132,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=_PAGE)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     status: Status | None = None,
-    type: JobType | None = None,  # noqa: A002 — the field's name in the contract
+    job_type: Annotated[JobType | None, Query(alias="type")] = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> Response:
@@ -145,7 +145,7 @@ def list_jobs(
         created_at = datetime.fromtimestamp(int(fields["created_ms"]) / 1_000, UTC)
         return (
             (status is None or fields["status"] == status)
-            and (type is None or fields["type"] == type)
+            and (job_type is None or fields["type"] == job_type)
             and (created_after is None or created_at > _in_utc(created_after))
             and (created_before is None or created_at < _in_utc(created_before))
             and labels.items() <= json.loads(fields["labels"]).items()

@@ -143,17 +143,17 @@ class LocalFarm:
 
     def _restart_dead(self) -> None:
         for process in self._processes:
-            if not process.has_died or self._is_stopping:
+            exit_code = process.exit_code
+            if exit_code is None or self._is_stopping:
                 continue
-            assert process.popen  # noqa: S101 — it has died, so it was there
             is_quick = time.monotonic() - process.started_s < 30
             process.quick_deaths = process.quick_deaths + 1 if is_quick else 0
-            has_refused = process.name == "gateway" and process.popen.returncode == 1
+            has_refused = process.name == "gateway" and exit_code == 1
             if process.quick_deaths >= _MAX_QUICK_DEATHS or has_refused:
                 raise LocalFarmError(
                     f"{process.name} keeps ending; its log says why ({self._data}/valkey has Valkey's)"
                 )
-            console.print(f"{process.name} ended ({process.popen.returncode}); starting it again", style="yellow")
+            console.print(f"{process.name} ended ({exit_code}); starting it again", style="yellow")
             process.signal_all(signal.SIGKILL)
             time.sleep(_PAUSE_BEFORE_RESTART_S)
             process.start()
@@ -211,9 +211,7 @@ def up(
     if _STOP_WITH_PARENT in os.environ and sys.platform == "linux":
         die_with_parent()
     try:
-        LocalFarm(host, port, data, workers, storage, redis_url).run(
-            lambda url: print(f"READY {url}", flush=True)  # noqa: T201 — the promise to whoever started us
-        )
+        LocalFarm(host, port, data, workers, storage, redis_url).run(lambda url: typer.echo(f"READY {url}"))
     except LocalFarmError as error:
         console.print(f"riffarm up: {error}", style="red", markup=False)
         raise typer.Exit(1) from error

@@ -51,8 +51,7 @@ class SupervisedProcess:
         self._reader.start()
 
     def _print_log(self, popen: subprocess.Popen[str]) -> None:
-        assert popen.stdout  # noqa: S101 — it is a pipe
-        for line in popen.stdout:
+        for line in popen.stdout or ():
             label = Text(f"{self.name:>9} │ ", style=_COLOURS.get(self.name, "green"))
             console.print(label + Text.from_ansi(line.rstrip()))
 
@@ -68,9 +67,9 @@ class SupervisedProcess:
             self.popen.send_signal(number)
 
     @property
-    def has_died(self) -> bool:
-        """Whether it ended on its own."""
-        return self.popen is not None and self.popen.poll() is not None
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs, or before it was started."""
+        return self.popen.poll() if self.popen else None
 
 
 def die_with_parent() -> None:

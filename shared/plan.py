@@ -164,12 +164,10 @@ class Plan:
         if isinstance(self.request, ClipRequest):
             seed = ((self.request.seed or 0) + part) % (MAX_SEED + 1)
             far_seed = (seed + _SECOND_SEED) % (MAX_SEED + 1)
-            return self._clip_end(seed), self._clip_end(far_seed), position
+            return self._clip_end(self.request, seed), self._clip_end(self.request, far_seed), position
         return self._keyframe_ends(self.request, position * self.request.duration_s)
 
-    def _clip_end(self, seed: int) -> FrameEnd:
-        request = self.request
-        assert isinstance(request, ClipRequest)  # noqa: S101 — narrows the type for mypy
+    def _clip_end(self, request: ClipRequest, seed: int) -> FrameEnd:
         return FrameEnd(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,

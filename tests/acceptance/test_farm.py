@@ -220,7 +220,7 @@ def test_killed_workers_lose_nothing_and_one_or_two_give_the_same_bytes(tmp_path
         client = alone.client
         job = client.submit(request)
         for frames in (1, 5):
-            wait_until(lambda: client.job(job.id).progress.frames_done >= frames, f"{frames} frames")  # noqa: B023
+            wait_until(lambda least=frames: client.job(job.id).progress.frames_done >= least, f"{frames} frames")
             workers = [
                 process
                 for process in psutil.Process(alone.process.pid).children(recursive=True)

@@ -74,7 +74,7 @@ def test_two_farms_do_not_share_a_folder(farm: Farm) -> None:
 
 def test_another_address_needs_a_key(tmp_path: Path) -> None:
     """Beyond loopback nothing starts without one."""
-    answer = up("--host", "0.0.0.0", "--port", "0", "--data", str(tmp_path))  # noqa: S104 — that is the test
+    answer = up("--host", "0.0.0.0", "--port", "0", "--data", str(tmp_path))
     assert answer.returncode == 1
     assert "set RIFFARM_GATEWAY_KEY" in answer.stderr
 

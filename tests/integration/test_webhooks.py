@@ -83,7 +83,7 @@ def test_410_ends_it(receiver: Receiver) -> None:
     assert post(f"{receiver.url}/410") == 410
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433"])  # noqa: S104
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433"])
 def test_loopback_is_refused_in_every_form(receiver: Receiver, host: str) -> None:
     """Names that resolve inside and odd spellings of 127.0.0.1 never get a request."""
     with pytest.raises(WebhookFailedError):

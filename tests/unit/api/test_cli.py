@@ -62,7 +62,7 @@ def test_seeds_must_match_prompts() -> None:
 
 @pytest.mark.parametrize(
     ("host", "is_local"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("farm", False)],  # noqa: S104
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("farm", False)],
 )
 def test_only_loopback_counts_as_this_machine(host: str, is_local: bool) -> None:
     """What a gateway without a key may listen on."""

@@ -1,0 +1,46 @@
+"""Who gets in: keys, host names, origins, signed links, request ids."""
+
+from __future__ import annotations
+
+from fastapi.testclient import TestClient
+
+from api.main import create_app
+from shared.settings import Settings
+from tests.conftest import SECRET
+from tests.integration.gateway_probes import KEY
+
+
+def test_with_a_key_only_the_key_gets_in(settings: Settings) -> None:
+    """Missing, wrong and right key; health and documentation stay open."""
+    keyed = Settings.model_validate({**settings.model_dump(), "gateway_key": KEY, "secret": SECRET})
+    with TestClient(create_app(keyed)) as gateway:
+        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}):
+            answer = gateway.get("/v1/jobs", headers=header)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+        assert gateway.get("/v1/jobs", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+        assert gateway.get("/health").status_code == 200
+
+
+def test_without_a_key_other_host_names_are_refused(settings: Settings) -> None:
+    """A web page that points its own name at this machine gets nothing."""
+    with TestClient(create_app(settings), base_url="http://evil.example") as gateway:
+        assert gateway.get("/v1/jobs").status_code == 400
+
+
+def test_outputs_need_a_fresh_and_untouched_signature(gateway: TestClient) -> None:
+    """Expired, tampered or missing signatures are refused without saying whether the file exists."""
+    for query in ("expires=1&signature=00", f"expires=99999999999&signature={'0' * 64}"):
+        answer = gateway.get(f"/v1/jobs/job_x/outputs/track.flac?{query}")
+        assert (answer.status_code, answer.json()["code"]) == (403, "url_expired")
+
+
+def test_a_request_id_is_kept_or_made(gateway: TestClient) -> None:
+    """The caller's id comes back; one that could forge a log line does not."""
+    assert gateway.get("/health", headers={"X-Request-Id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    assert gateway.get("/health", headers={"X-Request-Id": "a b"}).headers["x-request-id"].startswith("req_")
+
+
+def test_pages_of_other_sites_may_not_use_a_farm_without_a_key(gateway: TestClient) -> None:
+    """A form in a browser needs no permission to be sent, so its origin is looked at."""
+    for origin, status in (("https://evil.example", 401), ("null", 401), ("http://127.0.0.1:8000", 200)):
+        assert gateway.get("/v1/jobs", headers={"Origin": origin}).status_code == status
