@@ -22,6 +22,8 @@ JobType = Literal["clip", "track"]
 Priority = Literal["interactive", "normal", "bulk"]
 Format = Literal["wav", "flac", "mp3", "ogg", "opus"]
 Sampler = Literal["dpmpp_2m", "ddim"]
+Quality = Literal["fast", "standard", "high", "griffin_lim"]
+Joins = Literal["blend", "cut"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
 TERMINAL: Final[frozenset[Status]] = frozenset({"succeeded", "failed", "canceled"})
 
