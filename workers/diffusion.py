@@ -22,6 +22,7 @@ from shared.contracts import Frame, FrameEnd, Sampler
 from shared.errors import RenderError
 from workers.checkpoint import load_checkpoint
 from workers.samplers import new_scheduler, steps_from_strength
+from workers.spectrogram import rgb_from_image
 
 Value = TypeVar("Value")
 Mixable = TypeVar("Mixable", float, torch.Tensor)
@@ -252,17 +253,6 @@ def slerp(start: torch.Tensor, end: torch.Tensor, alpha: float) -> torch.Tensor:
         return lerp(start, end, alpha)
     angle = math.acos(cosine)
     return (math.sin((1 - alpha) * angle) * start + math.sin(alpha * angle) * end) / math.sin(angle)
-
-
-def rgb_from_image(image: Image.Image) -> Image.Image:
-    """Any picture as 8-bit RGB: 16-bit greys scaled, transparency laid on white, which is silence."""
-    if image.mode.startswith("I"):
-        greys = np.asarray(image, np.float64) / 257
-        return Image.fromarray(np.clip(np.rint(greys), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
 
 
 def _between(frame: Frame, value: Callable[[FrameEnd], Value], mix: Callable[[Value, Value, float], Value]) -> Value:

@@ -1,62 +1,125 @@
 """image ⇄ mel amplitudes, and waveform → mel amplitudes.
 
-Owns the mel matrix, the picture's scale (quarter-power, low frequencies at the bottom, loud is dark) and its EXIF.
-Leaves out phase: mel amplitudes → waveform is `workers.phase`.
+Owns the mel matrix, the picture's scale (quarter-power, low frequencies at the bottom, loud is dark), what pictures
+of other kinds and sizes mean, and their EXIF. Leaves out phase: mel amplitudes → waveform is `workers.phase`.
 """
 
 from __future__ import annotations
 
+import struct
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, Final
 
 import numpy as np
+import scipy.sparse
 import torch
 import torchaudio
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
-from shared.spectrogram_params import SpectrogramParams
+from shared.spectrogram_params import DEFAULT_MAX_VALUE, SpectrogramParams, max_value_from_exif
 
 Array = NDArray[np.float32]
+
+_ANALYSIS_COLUMNS: Final = 32
+"""Columns analysed together: their transforms stay in the processor's cache."""
+_DRAWN_COLUMNS: Final = 4_096
+_EXIF_TAGS: Final = range(11_000, 11_081)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureGrid:
+    """What a picture's columns, rows and shades stand for, and what a listener should know about how that was found."""
+
+    params: SpectrogramParams
+    max_value: float
+    warnings: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=4)
 def mel_matrix(params: SpectrogramParams) -> torch.Tensor:
     """Triangular HTK mel filters without norm, shape (mel_bins, n_fft // 2 + 1)."""
-    filters: torch.Tensor = torchaudio.functional.melscale_fbanks(
-        n_freqs=params.n_fft // 2 + 1,
-        f_min=params.f_min_hz,
-        f_max=params.f_max_hz,
-        n_mels=params.mel_bins,
-        sample_rate=params.sample_rate_hz,
-        norm=None,
-        mel_scale="htk",
-    )
+    with warnings.catch_warnings():
+        # A filter narrower than the transform's lines is empty: its row stays white.
+        warnings.simplefilter("ignore", UserWarning)
+        filters: torch.Tensor = torchaudio.functional.melscale_fbanks(
+            n_freqs=params.n_fft // 2 + 1,
+            f_min=params.f_min_hz,
+            f_max=params.f_max_hz,
+            n_mels=params.mel_bins,
+            sample_rate=params.sample_rate_hz,
+            norm=None,
+            mel_scale="htk",
+        )
     return filters.T.contiguous()
+
+
+@lru_cache(maxsize=4)
+def _sparse_mel_matrix(params: SpectrogramParams) -> Any:
+    # Filters end at f_max: rows above it would be multiplied by zeros.
+    bins = int(params.f_max_hz / params.sample_rate_hz * params.n_fft) + 2
+    return scipy.sparse.csr_array(mel_matrix(params)[:, :bins].numpy())
 
 
 def mel_amplitudes_from_waveform(waveform: Array, params: SpectrogramParams) -> Array:
     """Mel amplitudes (channel, frequency, time) of a waveform (channel, sample) in -1..1.
 
-    Column t is centred on sample t * hop_length; there are ceil(samples / hop_length) columns.
+    Column t is centred on sample t * hop_length; there are ceil(samples / hop_length) columns. Beyond the result no
+    more memory is taken for a long waveform than for a short one. Raises ValueError when there are no samples, or
+    some that are no finite numbers.
     """
-    columns = -(-waveform.shape[-1] // params.hop_length)
-    if columns == 0:
-        raise ValueError("the waveform has no samples")
-    padded = columns * params.hop_length + params.n_fft // 2 - waveform.shape[-1]
-    signal = torch.nn.functional.pad(torch.from_numpy(waveform), (params.n_fft // 2, padded))
-    spectrum = torch.stft(
-        signal,
-        n_fft=params.n_fft,
-        hop_length=params.hop_length,
-        win_length=params.win_length,
-        window=torch.hann_window(params.win_length),
-        center=False,
-        return_complex=True,
-    ).abs()[..., :columns]
-    # Filters end at f_max: rows above it would be multiplied by zeros.
-    bins = int(params.f_max_hz / params.sample_rate_hz * params.n_fft) + 2
-    mel: Array = (mel_matrix(params)[:, :bins] @ spectrum[..., :bins, :]).numpy()
+    channels, samples = waveform.shape
+    mel: Array = np.empty((channels, params.mel_bins, -(-samples // params.hop_length)), np.float32)
+    pieces = np.split(waveform, range(2**18, samples, 2**18), axis=1)
+    done = 0
+    for columns in mel_amplitudes_from_blocks(pieces, params):
+        mel[..., done : done + columns.shape[-1]] = columns
+        done += columns.shape[-1]
     return mel
+
+
+def mel_amplitudes_from_blocks(blocks: Iterable[Array], params: SpectrogramParams) -> Iterator[Array]:
+    """`mel_amplitudes_from_waveform` as a stream: the waveform comes in blocks, its columns go out in blocks.
+
+    Where the waveform is cut makes no difference to a single bit. Raises ValueError as `mel_amplitudes_from_waveform`.
+    """
+    hop = params.hop_length
+    held: Array | None = None
+    samples = done = 0
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise ValueError("the waveform holds samples that are no finite numbers")
+        samples += block.shape[-1]
+        before = np.zeros((len(block), params.win_length // 2), np.float32) if held is None else held
+        held = np.concatenate([before, block], axis=1)
+        while held.shape[-1] >= (_ANALYSIS_COLUMNS - 1) * hop + params.win_length:
+            yield _mel_columns(held, _ANALYSIS_COLUMNS, params)
+            held = held[:, _ANALYSIS_COLUMNS * hop :]
+            done += _ANALYSIS_COLUMNS
+    if held is None or samples == 0:
+        raise ValueError("the waveform has no samples")
+    held = np.pad(held, ((0, 0), (0, params.win_length)))
+    for left in range(-(-samples // hop) - done, 0, -_ANALYSIS_COLUMNS):
+        yield _mel_columns(held, min(left, _ANALYSIS_COLUMNS), params)
+        held = held[:, _ANALYSIS_COLUMNS * hop :]
+
+
+def _mel_columns(signal: Array, columns: int, params: SpectrogramParams) -> Array:
+    """Mel amplitudes of the first `columns` windows in the signal (channel, sample)."""
+    matrix = _sparse_mel_matrix(params)
+    windows = np.lib.stride_tricks.sliding_window_view(signal, params.win_length, axis=1)
+    frames = windows[:, :: params.hop_length][:, :columns] * _hann(params.win_length)
+    spectrum = torch.fft.rfft(torch.from_numpy(frames), n=params.n_fft)[..., : matrix.shape[1]]
+    return np.stack([matrix @ channel.abs().numpy().T for channel in spectrum])
+
+
+@lru_cache(maxsize=4)
+def _hann(length: int) -> Array:
+    window: Array = torch.hann_window(length).numpy()
+    return window
 
 
 def image_from_mel_amplitudes(
@@ -65,28 +128,123 @@ def image_from_mel_amplitudes(
     """The picture of mel amplitudes (channel, frequency, time), 8 bit RGB with the grid in its EXIF.
 
     `max_value` is the amplitude drawn black; by default the largest there is. Mono fills all three channels,
-    stereo draws left in green and right in blue, as Riffusion does.
+    stereo draws left in green and right in blue, as Riffusion does. Raises ValueError when the shape is not the
+    grid's, or an amplitude is no finite number.
     """
-    top = max_value or float(mel_amplitudes.max()) or 1.0
-    loudness = np.clip(mel_amplitudes / top, 0.0, 1.0) ** params.power
-    pixels = np.rint(255.0 * (1.0 - loudness)).astype(np.uint8)[:, ::-1]
-    if params.is_stereo:
-        pixels = np.stack([np.zeros_like(pixels[0]), pixels[0], pixels[1]])
-    else:
-        pixels = np.repeat(pixels[:1], 3, axis=0)
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    channels, rows, columns = mel_amplitudes.shape
+    if (channels, rows) != (params.channels, params.mel_bins) or not columns:
+        right = f"({params.channels}, {params.mel_bins}, 1 or more)"
+        raise ValueError(f"mel amplitudes of shape {mel_amplitudes.shape} are not on this grid: {right}")
+    loudest = float(mel_amplitudes.max())
+    if not np.isfinite(loudest) or not np.isfinite(mel_amplitudes.min()):
+        raise ValueError("the mel amplitudes are not all finite numbers")
+    top = max_value or loudest or 1.0
+    pixels = np.zeros((rows, columns, 3), np.uint8)
+    for start in range(0, columns, _DRAWN_COLUMNS):
+        drawn = slice(start, start + _DRAWN_COLUMNS)
+        loudness = np.clip(mel_amplitudes[..., drawn] / np.float32(top), 0.0, 1.0) ** np.float32(params.power)
+        shades = np.rint(255.0 * (1.0 - loudness)).astype(np.uint8)[:, ::-1].transpose(1, 2, 0)
+        pixels[:, drawn, 1 if params.is_stereo else 0 :] = shades
+    image = Image.fromarray(pixels)
     image.getexif().update(params.exif_from_params(top))
     return image
 
 
 def mel_amplitudes_from_image(image: Image.Image, params: SpectrogramParams, max_value: float = 1.0) -> Array:
-    """Mel amplitudes (channel, frequency, time) in 0..max_value drawn in a picture of `mel_bins` rows.
+    """Mel amplitudes (channel, frequency, time) in 0..max_value drawn in a picture of any mode and height.
 
-    Raises ValueError when the picture's height is not `mel_bins`.
+    White is silence. Mono is the brightness of a coloured picture; stereo is its green and blue. A picture of another
+    height spans the same frequencies: its amplitudes are interpolated, never above the loudest there is. Raises
+    ValueError for a picture whose values are not numbers.
     """
+    rgb = rgb_from_image(image)
+    pixels = np.asarray(rgb)[..., 1:] if params.is_stereo else np.asarray(rgb.convert("L"))[..., None]
+    amplitudes = max_value * np.linspace(1.0, 0.0, 256) ** (1.0 / params.power)
+    mel: Array = amplitudes.astype(np.float32)[pixels[::-1].transpose(2, 0, 1)]
+    return mel if image.height == params.mel_bins else _resampled(mel, params.mel_bins)
+
+
+def _resampled(mel_amplitudes: Array, mel_bins: int) -> Array:
+    """The same mel axis in another number of rows: averaged when fewer, straight lines between when more."""
+    resampled: Array = torch.nn.functional.interpolate(
+        torch.from_numpy(mel_amplitudes)[None],
+        size=(mel_bins, mel_amplitudes.shape[-1]),
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+    )[0].numpy()
+    # The weights add up to 1 only to within rounding.
+    return np.clip(resampled, 0.0, mel_amplitudes.max())
+
+
+def grid_from_image(image: Image.Image) -> PictureGrid:
+    """What a picture's EXIF says it stands for, and warnings where that had to be guessed.
+
+    Without EXIF it is the default grid, and stereo if red is empty while green and blue are not, as in Riffusion's
+    stereo pictures. A grid that cannot be is replaced by the default with a warning: the picture can still be heard.
+    Raises ValueError for a picture whose values are not numbers.
+    """
+    exif = _exif_tags(image)
+    notes: list[str] = []
+    params, max_value = SpectrogramParams(), DEFAULT_MAX_VALUE
+    try:
+        params = SpectrogramParams.params_from_exif(exif)
+    except ValueError as error:
+        notes.append(f"The picture's EXIF names no grid that can be ({error}); it is read on the default grid.")
+    try:
+        max_value = max_value_from_exif(exif)
+    except ValueError as error:
+        notes.append(f"{error}; {DEFAULT_MAX_VALUE:g} is assumed.")
+    params, stereo_notes = _with_stereo_as_drawn(image, params, has_exif=bool(exif))
+    notes += stereo_notes
     if image.height != params.mel_bins:
-        raise ValueError(f"the picture is {image.height} rows high; this grid has {params.mel_bins}")
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1)[:, ::-1]
-    channels = pixels[1:3] if params.is_stereo else pixels[:1]
-    mel: Array = ((1.0 - channels / np.float32(255.0)) ** np.float32(1.0 / params.power)) * np.float32(max_value)
-    return np.ascontiguousarray(mel)
+        span = f"{params.f_min_hz:g} to {params.f_max_hz:g} Hz"
+        notes.append(f"The picture is {image.height} rows high and is resampled to {params.mel_bins} rows, {span}.")
+    return PictureGrid(params, max_value, tuple(notes))
+
+
+def _with_stereo_as_drawn(
+    image: Image.Image, params: SpectrogramParams, *, has_exif: bool
+) -> tuple[SpectrogramParams, list[str]]:
+    rgb = rgb_from_image(image)
+    (_, red), (_, green), (_, blue) = (channel.getextrema() for channel in rgb.split())
+    if not has_exif and not red and (green or blue):
+        note = "The picture has no EXIF; as its red is empty it is read as stereo: green is left, blue is right."
+        return replace(params, is_stereo=True), [note]
+    if params.is_stereo and red and ImageChops.difference(rgb, rgb.convert("L").convert("RGB")).getbbox() is None:
+        return params, ["The picture says that it is stereo but is grey: both channels sound the same."]
+    return params, []
+
+
+def _exif_tags(image: Image.Image) -> dict[int, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            exif = image.getexif()
+            return {tag: exif[tag] for tag in _EXIF_TAGS if tag in exif}
+    except (KeyError, OSError, SyntaxError, TypeError, ValueError, struct.error):
+        # A damaged block says as little as none.
+        return {}
+
+
+def rgb_from_image(image: Image.Image) -> Image.Image:
+    """Any picture as 8 bit RGB: transparency is laid on white, which is silence.
+
+    Whole numbers of more than 8 bits are taken as 16 bit greys; floats as 0..1, or as 0..255 if any is above 1.
+    Raises ValueError when a float is no finite number, or the colours are of a kind that cannot be converted.
+    """
+    if image.mode.startswith("I"):
+        return _grey_from_numbers(np.asarray(image, np.float64) / 257)
+    if image.mode == "F":
+        values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("the picture holds values that are no finite numbers")
+        return _grey_from_numbers(values if values.max() > 1 else 255 * values)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_from_numbers(greys: NDArray[np.float64]) -> Image.Image:
+    return Image.fromarray(np.clip(np.rint(greys), 0, 255).astype(np.uint8)).convert("RGB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from PIL import Image
 from shared.spectrogram_params import SpectrogramParams
 from workers.spectrogram import (
     Array,
+    grid_from_image,
     image_from_mel_amplitudes,
+    mel_amplitudes_from_blocks,
     mel_amplitudes_from_image,
     mel_amplitudes_from_waveform,
     mel_matrix,
@@ -64,6 +67,43 @@ def test_mel_amplitudes_come_back_within_half_a_shade(seed: int, loudest: float)
     assert shades.max() <= 0.5 + 1e-3
 
 
+@st.composite
+def grids(draw: st.DrawFn) -> SpectrogramParams:
+    """Any grid of a size that tests can draw."""
+    rate = draw(st.sampled_from([8_000, 11_025, 22_050, 44_100, 48_000, 96_000]))
+    hop = draw(st.integers(1, rate // 50))
+    win = draw(st.integers(hop, 8 * hop))
+    f_min = draw(st.floats(0, rate / 4))
+    return SpectrogramParams(
+        sample_rate_hz=rate,
+        hop_length=hop,
+        win_length=win,
+        n_fft=draw(st.integers(win, 4 * win)),
+        mel_bins=draw(st.integers(1, 700)),
+        f_min_hz=f_min,
+        f_max_hz=draw(st.floats(f_min + 1, rate / 2)),
+        power=draw(st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 1.0, 2.0, 10.0])),
+        is_stereo=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(params=grids(), columns=st.integers(1, 40), max_value=st.floats(1e-6, 1e9), seed=st.integers(0, 999))
+def test_a_saved_picture_comes_back_on_its_grid_shade_for_shade(
+    params: SpectrogramParams, columns: int, max_value: float, seed: int
+) -> None:
+    """picture → file → grid and mel amplitudes → picture is the identity, whatever the grid."""
+    first = picture(columns, params, seed)
+    drawn = image_from_mel_amplitudes(mel_amplitudes_from_image(first, params, max_value), params, max_value)
+    file = io.BytesIO()
+    drawn.save(file, "PNG", exif=drawn.getexif())
+    opened = Image.open(file)
+    grid = grid_from_image(opened)
+    assert (grid.params, grid.max_value) == (params, max_value)
+    again = image_from_mel_amplitudes(mel_amplitudes_from_image(opened, params, max_value), params, max_value)
+    assert (np.asarray(again) == np.asarray(first)).all()
+
+
 def test_a_picture_carries_its_grid() -> None:
     """After a PNG file, the EXIF gives the params and the amplitude drawn black."""
     mel = mel_amplitudes_from_waveform(tone(440, 0.2), MONO)
@@ -73,6 +113,10 @@ def test_a_picture_carries_its_grid() -> None:
     exif = dict(Image.open(file).getexif())
     assert SpectrogramParams.params_from_exif(exif) == MONO
     assert exif[11080] == pytest.approx(float(mel.max()))
+    whole = {11000: 44_100, 11005: 0, 11010: 10, 11020: 100, 11030: 400, 11040: 512, 11050: 0, 11060: 10_000}
+    assert {tag: exif[tag] for tag in whole} == whole
+    assert all(type(exif[tag]) is int for tag in whole)
+    assert type(exif[11070]) is type(exif[11080]) is float
 
 
 def test_low_is_at_the_bottom_and_loud_is_dark() -> None:
@@ -127,12 +171,51 @@ def test_no_filter_of_the_default_grid_is_empty() -> None:
     assert (mel_matrix(MONO).sum(dim=1) > 0).all()
 
 
-def test_wrong_shapes_are_refused() -> None:
-    """A picture of another height, or no sound at all."""
-    with pytest.raises(ValueError, match="256 rows high; this grid has 512"):
-        mel_amplitudes_from_image(Image.new("RGB", (10, 256)), MONO)
+def test_what_is_not_on_the_grid_is_refused() -> None:
+    """Another number of rows or channels, no column, no sound at all, and numbers that are none."""
+    for shape in ((1, 256, 3), (2, 512, 3), (1, 512, 0)):
+        with pytest.raises(ValueError, match="not on this grid"):
+            image_from_mel_amplitudes(np.zeros(shape, np.float32), MONO)
     with pytest.raises(ValueError, match="no samples"):
         mel_amplitudes_from_waveform(np.zeros((1, 0), np.float32), MONO)
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match="no finite numbers"):
+            mel_amplitudes_from_waveform(np.array([[0.0, bad]], np.float32), MONO)
+        with pytest.raises(ValueError, match="not all finite"):
+            image_from_mel_amplitudes(np.full((1, 512, 2), bad, np.float32), MONO)
+
+
+@settings(max_examples=30, deadline=None)
+@given(samples=st.integers(1, 9_000), cuts=st.lists(st.integers(1, 8_999), max_size=6), seed=st.integers(0, 99))
+def test_where_a_waveform_is_cut_makes_no_difference(samples: int, cuts: list[int], seed: int) -> None:
+    """The stream of blocks gives the same bits as the whole at once."""
+    waveform = np.random.default_rng(seed).standard_normal((2, samples)).astype(np.float32)
+    blocks = np.split(waveform, sorted({cut for cut in cuts if cut < samples}), axis=1)
+    streamed = np.concatenate(list(mel_amplitudes_from_blocks(blocks, SMALL)), axis=-1)
+    assert (streamed == mel_amplitudes_from_waveform(waveform, SMALL)).all()
+
+
+@pytest.mark.parametrize("params", [MONO, SpectrogramParams(f_min_hz=20.0, f_max_hz=20_000.0), SMALL])
+def test_the_stream_agrees_with_one_transform_of_the_whole(params: SpectrogramParams) -> None:
+    """Against the definition in double precision, within float32's rounding."""
+    waveform = np.random.default_rng(1).standard_normal((1, 100 * params.hop_length)).astype(np.float32)
+    padded = np.pad(waveform[0].astype(float), (params.win_length // 2, params.win_length))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, params.win_length)[:: params.hop_length][:100]
+    spectrum = np.abs(np.fft.rfft(frames * np.hanning(params.win_length + 1)[:-1], params.n_fft))
+    expected = mel_matrix(params).numpy().astype(float) @ spectrum.T
+    found = mel_amplitudes_from_waveform(waveform, params)[0]
+    assert np.abs(found - expected).max() < 1e-6 * expected.max()
+
+
+def test_a_long_waveform_takes_no_more_memory_than_its_result() -> None:
+    """Ten minutes at 8 kHz: beyond input and result, a few MB."""
+    waveform = np.zeros((1, 600 * 8_000), np.float32)
+    mel_amplitudes_from_waveform(waveform[:, :8_000], SMALL)
+    tracemalloc.start()
+    mel = mel_amplitudes_from_waveform(waveform, SMALL)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < mel.nbytes + 6e6
 
 
 def test_silence_is_white() -> None:
