@@ -1,0 +1,200 @@
+"""How far a sound is from the picture it was made from, and from the sound the picture was drawn from.
+
+Owns the measures: pure functions of arrays, each with its formula. Leaves out what is measured (`sound_set`) and when
+(`sound`). Amplitudes are mel amplitudes (channel, frequency, time); waveforms are (channel, sample). `found` is what
+was made, `wanted` what it should have been. A picture has no level, so gains are matched first.
+
+The mel measures are what a phase reconstruction works towards: read them together with `mr` and `lsd`, which ask the
+true sound and know no mel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import scipy.signal
+import torch
+from numpy.typing import NDArray
+
+from shared.spectrogram_params import SpectrogramParams
+from workers.spectrogram import Array, mel_amplitudes_from_waveform
+
+WINDOWS: Final = (512, 1_024, 2_048)
+"""Window lengths in samples of the multi-resolution measures."""
+EDGE_COLUMNS: Final = 5
+"""Half a window: columns nearer to an end look past it, where no two methods agree what there is."""
+NEAR_COLUMNS: Final = 5
+"""50 ms: what counts as at a joint, on either side."""
+_GUARD_COLUMNS: Final = 20
+"""Between what is at a joint and what is elsewhere."""
+_FLOOR: Final = 1e-4
+"""80 dB below the loudest: what is quieter counts as this quiet where logarithms are taken."""
+RAIL: Final = 32_767 / 32_768
+"""The loudest sample that 16 bits can hold."""
+
+
+def gain(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """The factor that brings `found` nearest to `wanted`: sum(found * wanted) / sum(found ** 2); 1 for silence."""
+    power = float(np.vdot(found, found).real)
+    return float(np.vdot(found, wanted).real) / power if power else 1.0
+
+
+def matched(found: Array, wanted: Array) -> Array:
+    """`found` brought to the level of `wanted` by `gain`."""
+    level: Array = found * np.float32(gain(found, wanted))
+    return level
+
+
+def heard(waveform: Array, params: SpectrogramParams, columns: int) -> Array:
+    """The first `columns` mel amplitudes of a waveform, as the picture it was made from would show them."""
+    mel = mel_amplitudes_from_waveform(waveform, params)
+    return np.pad(mel, ((0, 0), (0, 0), (0, max(0, columns - mel.shape[-1]))))[..., :columns]
+
+
+def sc_db(found: Array, wanted: Array) -> float:
+    """Spectral convergence: 20 log10(|g * found - wanted| / |wanted|), Frobenius norms, in dB; lower is better."""
+    return 20 * float(np.log10(np.linalg.norm(matched(found, wanted) - wanted) / np.linalg.norm(wanted)))
+
+
+def pix(found: Array, wanted: Array, power: float = 0.25) -> float:
+    """Mean distance in shades, 0..255: mean(|255 * (g * found / top) ** power - 255 * (wanted / top) ** power|).
+
+    `top` is the loudest wanted amplitude, and what is louder is drawn as loud.
+    """
+    top = wanted.max()
+    shades, right = (255 * np.clip(mel / top, 0, 1) ** power for mel in (matched(found, wanted), wanted))
+    return float(np.abs(shades - right).mean())
+
+
+def mr(found: Array, wanted: Array, params: SpectrogramParams) -> float:
+    """Multi-resolution spectral convergence of waveforms: the mean over WINDOWS of |g * F - W| / |W|.
+
+    F and W are the amplitudes of short-time Fourier transforms, Hann windows a quarter apart, below what the grid can
+    show; lower is better.
+    """
+    pairs = [_spectra(found, wanted, length, params) for length in WINDOWS]
+    return float(np.mean([np.linalg.norm(f - w) / np.linalg.norm(w) for f, w in pairs]))
+
+
+def lsd_db(found: Array, wanted: Array, params: SpectrogramParams) -> float:
+    """Log-spectral distance of waveforms in dB: mean(|20 log10(g * F / W)|), the mean over WINDOWS; lower is better.
+
+    F and W as in `mr`; both are raised to 80 dB below the loudest of W.
+    """
+    distances = []
+    for pair in (_spectra(found, wanted, length, params) for length in WINDOWS):
+        f, w = (np.log10(np.maximum(amplitudes, _FLOOR * pair[1].max())) for amplitudes in pair)
+        distances.append(20 * np.abs(f - w).mean())
+    return float(np.mean(distances))
+
+
+def _spectra(found: Array, wanted: Array, length: int, params: SpectrogramParams) -> tuple[Array, Array]:
+    """Amplitudes of both waveforms over the samples both have, gains matched, up to 0.95 f_max."""
+    samples = min(found.shape[-1], wanted.shape[-1])
+    bins = int(0.95 * params.f_max_hz / params.sample_rate_hz * length)
+    both = torch.from_numpy(np.stack([found[..., :samples], wanted[..., :samples]]).reshape(-1, samples))
+    window = torch.hann_window(length)
+    spectra = torch.stft(both, length, length // 4, window=window, return_complex=True)[:, :bins].abs()
+    first, second = spectra.reshape(2, -1, *spectra.shape[1:]).numpy()
+    return matched(first, second), second
+
+
+class Quality(NamedTuple):
+    """How good a sound is: the four measures, lower is better in each; those of the true sound are NaN without one."""
+
+    sc: float
+    pix: float
+    mr: float
+    lsd: float
+
+
+def quality(waveform: Array, wanted: Array, true_waveform: Array | None, params: SpectrogramParams) -> Quality:
+    """All four measures of a waveform made from the mel amplitudes `wanted`.
+
+    The outermost EDGE_COLUMNS at either end are left out. A waveform short of its picture ends in silence.
+    """
+    columns = wanted.shape[-1]
+    inside = slice(EDGE_COLUMNS, columns - EDGE_COLUMNS)
+    found = heard(waveform, params, columns)[..., inside]
+    true = (float("nan"), float("nan"))
+    if true_waveform is not None:
+        whole = slice(inside.start * params.hop_length, inside.stop * params.hop_length)
+        pair = waveform[:, whole], true_waveform[:, whole]
+        true = mr(*pair, params), lsd_db(*pair, params)
+    return Quality(sc_db(found, wanted[..., inside]), pix(found, wanted[..., inside], params.power), *true)
+
+
+def column_errors(found: Array, wanted: Array) -> Array:
+    """Logarithmic error of each column: mean over bins of |ln(g * found + f) - ln(wanted + f)|.
+
+    The floor f lies 80 dB below the loudest wanted amplitude.
+    """
+    floor = np.float32(_FLOOR * wanted.max())
+    errors: Array = np.abs(np.log(matched(found, wanted) + floor) - np.log(wanted + floor)).mean(axis=(0, 1))
+    return errors
+
+
+def joint_ratio(found: Array, wanted: Array, joints: Iterable[int]) -> float:
+    """Mean `column_errors` within 50 ms of the joints over their mean elsewhere; 1 when nobody can tell where they are.
+
+    `joints` are columns: one lies between column j - 1 and column j. Elsewhere is what is 200 ms or more from all
+    joints and from both ends. Raises ValueError when there is no joint, or no elsewhere.
+    """
+    errors = column_errors(found, wanted)
+    places = list(joints)
+    near = _around(places, NEAR_COLUMNS, len(errors))
+    far = ~_around([*places, 0, len(errors)], _GUARD_COLUMNS, len(errors))
+    if not near.any() or not far.any():
+        raise ValueError("a joint ratio needs a joint and columns far from it")
+    return float(errors[near].mean() / errors[far].mean())
+
+
+def loop_joint_ratio(waveform: Array, wanted: Array, params: SpectrogramParams, turns: int = 3) -> float:
+    """`joint_ratio` at the wraps of a loop (channel, sample) that is played `turns` times in a row.
+
+    `wanted` (channel, frequency, time) is one turn, and the waveform as many hops long as it has columns.
+    """
+    columns = wanted.shape[-1]
+    found = heard(np.tile(waveform, (1, turns)), params, turns * columns)
+    return joint_ratio(found, np.tile(wanted, (1, 1, turns)), range(columns, turns * columns, columns))
+
+
+def energy_dip_db(found: Array, wanted: Array, joints: Iterable[int]) -> float:
+    """How much quieter than wanted the worst joint is, in dB; below 0 it is louder.
+
+    max over joints of 10 log10(sum(wanted ** 2) / sum((g * found) ** 2)) over the columns within 50 ms. `wanted` is the
+    target at the joint: the loudness that ought to be there.
+    """
+    level = matched(found, wanted).astype(np.float64) ** 2
+    dips = []
+    for joint in joints:
+        near = _around([joint], NEAR_COLUMNS, wanted.shape[-1])
+        dips.append(10 * np.log10(np.square(wanted[..., near], dtype=np.float64).sum() / level[..., near].sum()))
+    return float(max(dips))
+
+
+def _around(joints: Iterable[int], reach: int, columns: int) -> NDArray[np.bool_]:
+    """Which columns lie within `reach` columns of a joint."""
+    near = np.zeros(columns, bool)
+    for joint in joints:
+        near[max(0, joint - reach) : joint + reach] = True
+    return near
+
+
+def clipped_samples(waveform: Array, rail: float = RAIL) -> int:
+    """Samples at the rail or past it, |x| >= rail; a single one counts."""
+    return int((np.abs(waveform) >= rail).sum())
+
+
+def drift_samples(first: Array, last: Array) -> int:
+    """By how many samples the beat of `last` comes late against `first`, two waveforms (channel, sample) of one length.
+
+    The lag at which their onset envelopes, |x| without its mean, correlate most. What happens between the two
+    must be a whole number of repetitions.
+    """
+    envelopes = [np.abs(waveform).sum(axis=0) for waveform in (first, last)]
+    early, late = (envelope - envelope.mean() for envelope in envelopes)
+    correlation = scipy.signal.correlate(late, early, mode="full", method="fft")
+    return int(correlation.argmax()) - (len(early) - 1)
