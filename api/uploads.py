@@ -1,4 +1,4 @@
-"""Pictures of one's own, and the catalogue of what the farm has.
+"""Pictures and sounds of one's own, and the catalogue of what the farm has.
 
 An upload is checked by decoding it, within limits read from its header first, and kept under its content's hash.
 """
@@ -6,36 +6,37 @@ An upload is checked by decoding it, within limits read from its header first, a
 from __future__ import annotations
 
 import hashlib
-import io
+import shutil
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, File, Request, UploadFile
 from fastapi.responses import FileResponse
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from api.access import UPLOADS_PATH, require_key
 from api.problems import responses
+from shared.audio_source import NotAudioError, open_audio
 from shared.catalogue import UPLOAD_PREFIX, seed_images
 from shared.errors import FieldError, InvalidRequestError, NotFoundError
-from shared.object_store import upload_key
+from shared.uploads import AudioUpload, ImageUpload, Upload, put_upload
 
-_FORMATS: Final = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_PICTURES: Final = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_SOUNDS: Final = {
+    "WAV": "audio/wav",
+    "WAVEX": "audio/wav",
+    "RF64": "audio/wav",
+    "FLAC": "audio/flac",
+    "MP3": "audio/mpeg",
+    "OGG": "audio/ogg",
+}
+_TAKEN: Final = "a picture (PNG, JPEG, WebP) or sound (WAV, FLAC, MP3, Ogg Vorbis, Opus)"
 _MAX_PIXELS: Final = 50_000_000
 router = APIRouter(tags=["uploads and catalogue"])
 authorized = [Depends(require_key)]
-
-
-class Upload(BaseModel):
-    """An uploaded picture; `id` goes into a request's `seed_image` or `mask_image`."""
-
-    id: str
-    media_type: str
-    bytes: int
-    width: int
-    height: int
 
 
 @router.post(
@@ -45,37 +46,68 @@ class Upload(BaseModel):
     responses=responses(
         "unauthorized", "body_too_large", "unsupported_media_type", "invalid_request", "storage_unavailable"
     ),
-    summary="Upload a picture",
+    summary="Upload a picture or a sound",
 )
-def upload(request: Request, content: Annotated[UploadFile, File(description="PNG, JPEG or WebP")]) -> Upload:
-    """Keep a spectrogram picture or a mask to use in jobs. The same picture twice is kept once."""
-    data = content.file.read()
-    image = _checked_image(data)
-    sha256 = hashlib.sha256(data).hexdigest()
-    media_type = _FORMATS[str(image.format)]
-    request.app.state.jobs.object_store.put(upload_key(sha256), data, media_type)
-    return Upload(
-        id=UPLOAD_PREFIX + sha256, media_type=media_type, bytes=len(data), width=image.width, height=image.height
-    )
+def upload(request: Request, content: Annotated[UploadFile, File(description=_TAKEN)]) -> Upload:
+    """Keep a spectrogram picture, a mask or a sound to use in jobs. The same file twice is kept once."""
+    # The decoders want a file with a name; a long sound has no place in memory.
+    with tempfile.NamedTemporaryFile(prefix="riffarm-") as file:
+        shutil.copyfileobj(content.file, file)
+        file.flush()
+        path = Path(file.name)
+        checked = _checked_image(path) or _checked_audio(path)
+        if checked is None:
+            raise HTTPException(415, f"The upload is not {_TAKEN}.")
+        put_upload(request.app.state.jobs.object_store, checked, path)
+    return checked
 
 
-def _checked_image(data: bytes) -> Image.Image:
+def _checked_image(path: Path) -> ImageUpload | None:
+    """The picture in a file; None when it is none. Raises InvalidRequestError when it is damaged or too large."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of decompression bombs by itself; our own limit is the stricter one.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=list(_FORMATS))
-            if image.width * image.height > _MAX_PIXELS:
-                size = f"{image.width}×{image.height}"
-                raise InvalidRequestError(FieldError("content", "too many pixels", size, f"<= {_MAX_PIXELS}"))
-            image.load()
+            with Image.open(path, formats=list(_PICTURES)) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    size = f"{image.width}×{image.height}"
+                    raise InvalidRequestError(FieldError("content", "too many pixels", size, f"<= {_MAX_PIXELS}"))
+                image.load()
+                media_type = _PICTURES[str(image.format)]
+                return ImageUpload(**_identity(path, media_type), width=image.width, height=image.height)
     except UnidentifiedImageError:
-        raise HTTPException(415, "The upload is not a PNG, JPEG or WebP picture.") from None
+        return None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InvalidRequestError(
-            FieldError("content", f"cannot be decoded: {error}", None, "a whole picture")
-        ) from None
-    return image
+        raise _refused(f"cannot be decoded: {error}", "a whole picture") from None
+
+
+def _checked_audio(path: Path) -> AudioUpload | None:
+    """The sound in a file; None when it is none, or of a kind not taken. Raises InvalidRequestError as for pictures."""
+    try:
+        with open_audio(path) as source:
+            if source.container not in _SOUNDS:
+                return None
+            samples = sum(len(block) for block in source.blocks())
+            return AudioUpload(
+                **_identity(path, _SOUNDS[source.container]),
+                duration_s=round(samples / source.sample_rate_hz, 6),
+                sample_rate_hz=source.sample_rate_hz,
+                channels=source.channels,
+            )
+    except NotAudioError:
+        return None
+    except ValueError as error:
+        raise _refused(str(error), "a whole sound within the limits") from None
+
+
+def _identity(path: Path, media_type: str) -> dict[str, Any]:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"id": UPLOAD_PREFIX + sha256, "media_type": media_type, "bytes": path.stat().st_size}
+
+
+def _refused(message: str, allowed: str) -> InvalidRequestError:
+    return InvalidRequestError(FieldError("content", message, None, allowed))
 
 
 @router.get("/v1/models", dependencies=authorized, responses=responses("unauthorized"), summary="List models")

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from fastapi.testclient import TestClient
 
 from api.main import create_app
 from shared.settings import Settings
 from tests.conftest import SECRET, Valkey
 from tests.integration.gateway_probes import CLIP, TRACK, job_keys, queued_batches, recorded
+from tests.tiny_audio import FORMATS, cut, write_tone
 
 WRONG: list[tuple[str, Any, str]] = [
     ("no prompt", {"type": "clip"}, "prompt"),
@@ -120,6 +123,78 @@ def test_a_body_above_the_limit_is_a_413_by_length_and_by_count(gateway: TestCli
     assert (declared.status_code, declared.json()["code"]) == (413, "body_too_large")
     streamed = gateway.post("/v1/jobs", content=(b" " * 65_536 for _ in range(64)))
     assert (streamed.status_code, streamed.json()["code"]) == (413, "body_too_large")
+
+
+def uploaded(gateway: TestClient, path: Path) -> Any:
+    """The answer to a file's upload under its own name."""
+    return gateway.post("/v1/uploads", files={"content": (path.name, path.read_bytes())})
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("kept", [-1, 10_000])
+def test_a_sound_that_is_cut_off_is_refused(
+    gateway: TestClient, settings: Settings, tmp_path: Path, suffix: str, kept: int
+) -> None:
+    """422 with a sentence, and nothing is kept."""
+    answer = uploaded(gateway, cut(write_tone(tmp_path / f"a.{suffix}"), kept))
+    assert answer.status_code == 422, answer.json()
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "content"
+    assert "cut off" in error["message"]
+    assert recorded(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate_hz", "subtype", "sentence"),
+    [
+        (np.zeros(0), 44_100, "PCM_16", "has no samples"),
+        (np.full(900, np.nan), 44_100, "FLOAT", "no finite numbers"),
+        (np.zeros((900, 9)), 44_100, "PCM_16", "9 channels"),
+        (np.zeros(900), 4_000, "PCM_16", "4000 samples a second"),
+        (np.zeros(900), 200_000, "PCM_16", "200000 samples a second"),
+        (np.zeros(8_000 * 1_801, np.int16), 8_000, "PCM_U8", "longer than 30 minutes"),
+    ],
+    ids=["zero samples", "NaN", "9 channels", "4 kHz", "200 kHz", "31 minutes"],
+)
+def test_a_sound_beyond_the_limits_is_refused(
+    gateway: TestClient, settings: Settings, tmp_path: Path, samples: Any, rate_hz: int, subtype: str, sentence: str
+) -> None:
+    """422 with the limit, and nothing is kept."""
+    soundfile.write(tmp_path / "a.wav", samples, rate_hz, subtype)
+    answer = uploaded(gateway, tmp_path / "a.wav")
+    assert answer.status_code == 422, answer.json()
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "content"
+    assert sentence in error["message"]
+    assert recorded(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate_hz", "subtype"),
+    [
+        (np.zeros(9_000), 8_000, "PCM_16"),
+        (np.full(9_000, 0.3), 44_100, "PCM_24"),
+        (np.ones(9_000), 192_000, "PCM_16"),
+        (np.full((9_000, 8), 0.1), 48_000, "FLOAT"),
+    ],
+    ids=["silent", "constant", "clipped", "8 channels"],
+)
+def test_odd_but_whole_sounds_are_taken(
+    gateway: TestClient, tmp_path: Path, samples: Any, rate_hz: int, subtype: str
+) -> None:
+    """What can be worked with is no error."""
+    soundfile.write(tmp_path / "a.wav", samples, rate_hz, subtype)
+    assert uploaded(gateway, tmp_path / "a.wav").status_code == 201
+
+
+def test_what_is_neither_picture_nor_sound_is_a_415(gateway: TestClient, settings: Settings, tmp_path: Path) -> None:
+    """A text file named .wav, and a kind of audio that is not taken."""
+    (tmp_path / "a.wav").write_text("just text\n" * 1_000)
+    for path in (tmp_path / "a.wav", write_tone(tmp_path / "a.aiff")):
+        answer = uploaded(gateway, path)
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+        assert "WAV, FLAC, MP3, Ogg Vorbis, Opus" in answer.json()["detail"]
+    assert recorded(settings) == []
 
 
 def test_storage_down_is_a_503_and_nothing_is_half_recorded(

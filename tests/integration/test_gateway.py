@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from api.main import create_app
+from shared.object_store import object_store_from_url
 from shared.settings import Settings
+from shared.uploads import upload_from_id
 from tests.conftest import SECRET, WEBHOOK_SECRET, Valkey
 from tests.integration.gateway_probes import CLIP, TRACK, queued_batches, recorded
+from tests.tiny_audio import FORMATS, RATE_HZ, write_tone
 
 
 def test_a_job_is_recorded_in_storage_queued_and_answered_whole(
@@ -99,9 +104,42 @@ def test_a_picture_is_uploaded_checked_and_used(gateway: TestClient) -> None:
     answers = [gateway.post("/v1/uploads", files={"content": ("a.png", picture.getvalue())}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [201, 201]
     assert answers[0].json() == answers[1].json()
+    assert {"kind": "image", "width": 512, "height": 512}.items() <= answers[0].json().items()
     upload_id = answers[0].json()["id"]
     job = gateway.post("/v1/jobs", json={**CLIP, "seed_image": upload_id, "mask_image": upload_id})
     assert job.status_code == 202
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_sound_is_uploaded_and_known_without_decoding_it_again(
+    gateway: TestClient, settings: Settings, tmp_path: Path, suffix: str
+) -> None:
+    """The answer says what it is, whatever its name, and the same is kept beside it."""
+    content = write_tone(tmp_path / f"a.{suffix}", channels=2).read_bytes()
+    answers = [gateway.post("/v1/uploads", files={"content": ("a.png", content)}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    upload = answers[0].json()
+    assert answers[1].json() == upload
+    assert upload == {
+        "kind": "audio",
+        "id": f"upl_{hashlib.sha256(content).hexdigest()}",
+        "media_type": {"mp3": "audio/mpeg", "opus": "audio/ogg"}.get(suffix, f"audio/{suffix}"),
+        "bytes": len(content),
+        "duration_s": 2.0,
+        "sample_rate_hz": RATE_HZ,
+        "channels": 2,
+    }
+    known = upload_from_id(object_store_from_url(settings.storage_url), upload["id"])
+    assert known is not None
+    assert known.model_dump() == upload
+    assert len(recorded(settings)) == 2
+
+
+def test_what_was_not_uploaded_is_not_known(gateway: TestClient, settings: Settings) -> None:
+    """Ids that are none, and those of nothing."""
+    store = object_store_from_url(settings.storage_url)
+    for upload_id in ("", "og_beat", "upl_", "upl_../x", "upl_" + "0" * 64, "upl_" + "0" * 65):
+        assert upload_from_id(store, upload_id) is None
 
 
 @pytest.mark.parametrize(
