@@ -130,9 +130,9 @@ class Tasks:
         waveform, state = waveform_from_mel_amplitudes(
             self._mel_amplitudes(plan, one),
             plan.params,
-            state,
-            one.is_last,
-            lambda fraction: self._stop_if_canceled(job_id),
+            state=state,
+            is_last=one.is_last,
+            on_block=lambda fraction: self._stop_if_canceled(job_id),
         )
         if state:
             self._objects.put(_state_key(job_id, one), state.to_bytes())

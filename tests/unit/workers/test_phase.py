@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared.spectrogram_params import SpectrogramParams
 from workers.phase import BLOCK_COLUMNS, LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amplitudes
-from workers.phase_gradient import first_phase
+from workers.phase_gradient import first_phase, gradient_for
 from workers.spectrogram import (
     Array,
     image_from_mel_amplitudes,
@@ -74,7 +74,7 @@ def in_chunks(mel: Array, params: SpectrogramParams, edges: list[int]) -> Array:
     for start, stop in itertools.pairwise([0, *edges, columns]):
         is_last = stop == columns
         seen = mel[..., start : stop + (0 if is_last else LOOK_AHEAD_COLUMNS)]
-        waveform, state = waveform_from_mel_amplitudes(seen, params, state, is_last)
+        waveform, state = waveform_from_mel_amplitudes(seen, params, state=state, is_last=is_last)
         assert waveform.shape[-1] == (stop - start) * params.hop_length
         waveforms.append(waveform)
         state = StreamState.from_bytes(state.to_bytes()) if state else None
@@ -241,7 +241,7 @@ def test_impossible_requests_are_refused() -> None:
         waveform_from_mel_amplitudes(mel[..., :LOOK_AHEAD_COLUMNS], SMALL, is_last=False)
     _, state = waveform_from_mel_amplitudes(mel, SMALL, is_last=False)
     with pytest.raises(ValueError, match="shorter than the look-ahead"):
-        waveform_from_mel_amplitudes(mel[..., :3], SMALL, state)
+        waveform_from_mel_amplitudes(mel[..., :3], SMALL, state=state)
     endless = SpectrogramParams(hop_length=50)
     with pytest.raises(ValueError, match="window"):
         waveform_from_mel_amplitudes(noise_picture(4, endless), endless)
@@ -252,7 +252,9 @@ def test_the_first_phase_of_a_tone_turns_at_its_frequency() -> None:
     hop, length, bin_ = 100, 1_000, 37.3
     window = np.hanning(length + 1)[:-1]
     frames = np.exp(2j * np.pi * bin_ / length * (np.arange(length) + hop * np.arange(12)[:, None])) * window
-    columns = np.fft.rfft(frames.real, axis=1).astype(np.complex64)[None]
-    phase = first_phase(np.abs(columns[:, 4:]), columns[:, :4], 10, 10, 0.25645 * 100)
-    turned = np.exp(1j * np.diff(phase[0, :, 37]))
+    columns = np.fft.rfft(frames.real, axis=1).astype(np.complex64).T
+    amplitudes = np.zeros((501, 16), np.float32)
+    amplitudes[:, :8] = np.abs(columns[:, 4:])
+    (cycles,) = first_phase([amplitudes.ravel()], columns[None, :, 3], 8, 16, gradient_for(501, 10, 10, 0.25645 * 100))
+    turned = np.exp(2j * np.pi * np.diff(cycles.reshape(501, 16)[37, :8]))
     assert np.abs(np.angle(turned * np.exp(-2j * np.pi * bin_ * hop / length))).max() < 0.05
