@@ -15,7 +15,7 @@ import io
 import itertools
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -38,6 +38,9 @@ EFFORTS: Final[dict[Quality, Effort]] = {
     "high": Effort(iterations=96, momentum=0.95, oversampling=2),
 }
 
+_CLOSING: Final = 4
+"""How many times as many steps the end of a loop takes."""
+
 Array = NDArray[np.float32]
 Columns = NDArray[np.complex64]
 
@@ -49,7 +52,7 @@ class StreamState:
     columns_done: columns turned into waveform so far.
     spectrum: the newest fixed columns, complex, (channel, bin, column).
     tail: what those columns reach into the next chunk, (channel, sample).
-    opening: the first columns of a loop, (channel, bin, column); of another track none.
+    opening: columns at the start of a loop that its end runs into, (channel, bin, column); of another track none.
     """
 
     columns_done: int
@@ -80,8 +83,8 @@ class StreamState:
 
 
 def loop_overlap_columns(params: SpectrogramParams) -> int:
-    """Columns at a loop's start that its last chunk makes anew: half a window, where the start is not yet whole."""
-    return half_window_hops(params)
+    """Columns at a loop's start that its last chunk makes anew: those it sees, and half a window beyond."""
+    return LOOK_AHEAD_COLUMNS + half_window_hops(params)
 
 
 def waveform_from_mel_amplitudes(
@@ -118,27 +121,43 @@ def waveform_from_mel_amplitudes(
         raise ValueError("a chunk may not be shorter than the look-ahead of the one before")
     if not (np.isfinite(mel_amplitudes).all() and (mel_amplitudes >= 0).all()):
         raise ValueError("mel amplitudes must be finite numbers from 0 up")
-    is_closing = is_loop and is_last
-    if is_closing and own < (half + 1 if state else 4 * half):
-        raise ValueError(f"a loop needs {4 * half} columns, and {half + 1} of them in its last chunk")
+    is_first, is_closing = state is None, is_loop and is_last
+    least = LOOK_AHEAD_COLUMNS + half
+    if is_loop and own < (2 * least if is_first and is_last else least):
+        raise ValueError(f"a loop needs {2 * least} columns, and {least} of them in each chunk")
     if quality == "griffin_lim":
-        overlap = half if is_closing else 0
-        waveform = griffin_lim.waveform_from_mel_amplitudes(mel_amplitudes[..., : own + overlap], params, on_block)
-        nothing = np.zeros((len(waveform), 0, 0), np.complex64)
-        done = own + (state.columns_done if state else 0)
-        return waveform, None if is_last else StreamState(done, nothing, waveform[:, :0], nothing)
+        return _griffin_lim_chunk(mel_amplitudes[..., :own], params, state, is_last, is_loop, on_block)
     stream = _Stream(grid_for(params, EFFORTS[quality].oversampling), EFFORTS[quality], device, is_loop)
     blocks = []
-    for start, stop in itertools.pairwise(_edges(own, is_closing, is_first=state is None)):
+    for start, stop in itertools.pairwise(_edges(own, is_closing, is_first)):
         seen = np.ascontiguousarray(mel_amplitudes[..., start : stop + LOOK_AHEAD_COLUMNS], np.float32)
         if is_closing and stop == own:
-            blocks.append(stream.closed(seen[..., : stop - start], state))
+            blocks.append(stream.closed(seen, state))
         else:
             waveform, state = stream.next_block(seen, stop - start, state)
             blocks.append(waveform)
         if on_block:
             on_block(stop / own)
     return np.concatenate(blocks, axis=-1), None if is_last else state
+
+
+def _griffin_lim_chunk(
+    mel_amplitudes: Array,
+    params: SpectrogramParams,
+    state: StreamState | None,
+    is_last: bool,
+    is_loop: bool,
+    on_block: Callable[[float], None] | None,
+) -> tuple[Array, StreamState | None]:
+    """Clips that know nothing of each other. A loop's start is only kept, to be put where it was."""
+    waveform = griffin_lim.waveform_from_mel_amplitudes(mel_amplitudes, params, on_block)
+    opening = waveform[:, : loop_overlap_columns(params) * params.hop_length if is_loop else 0]
+    tail = state.tail if state else opening
+    if is_last:
+        return np.concatenate([waveform, tail], axis=-1), None
+    nothing = np.zeros((len(waveform), 0, 0), np.complex64)
+    done = mel_amplitudes.shape[-1] + (state.columns_done if state else 0)
+    return waveform, StreamState(done, nothing, tail, nothing)
 
 
 def _edges(own: int, is_closing: bool, is_first: bool) -> list[int]:
@@ -175,17 +194,25 @@ class _Stream:
         lead = half if state is None else 0
         waveform = self._weighed(signal, lead, earlier + half, own, earlier + own + later)
         kept = np.concatenate([past, new], axis=-1)[..., 1 - 2 * half :]
-        opening = state.opening if state else new[..., : 2 * half if self.is_loop else 0]
+        opening = (
+            state.opening
+            if state
+            else new[..., LOOK_AHEAD_COLUMNS : LOOK_AHEAD_COLUMNS + (2 * half if self.is_loop else 0)]
+        )
         tail = signal[:, (lead + own) * self.grid.output.hop :]
         return waveform, StreamState(done + own, kept.copy(), tail.copy(), opening.copy())
 
     def closed(self, mel_amplitudes: Array, state: StreamState | None) -> Array:
-        """The waveform of a loop's last columns and, after them, of its first ones as they follow on the last."""
+        """The waveform of a loop's last columns and, after them, of its first ones as they follow on the last.
+
+        The end is bent to meet the start, so it takes more steps than elsewhere to be as good.
+        """
         half, columns = self.grid.half, mel_amplitudes.shape[-1]
         if state is None or state.opening.shape[-1] < 2 * half:
             raise ValueError("a loop's last chunk needs the state of chunks that were made for a loop")
         past, _, fixed = self._past(len(mel_amplitudes), state)
-        solved = self._solved(mel_amplitudes[..., fixed:], past, state.opening)
+        careful = replace(self, effort=replace(self.effort, iterations=_CLOSING * self.effort.iterations))
+        solved = careful._solved(mel_amplitudes[..., fixed:], past, state.opening)
         signal = self._signal(np.concatenate([solved, state.opening], axis=-1), state)
         return self._weighed(signal, 0, 2 * half, columns + half, columns + 4 * half)
 
