@@ -20,8 +20,7 @@ from workers.lanes import LANES, compiled, everywhere, load, store
 
 Floats = NDArray[np.float32]
 _RADICES: Final = (6, 5, 4, 3, 2)
-_MOST: Final = 16
-"""Radices above this count as slow."""
+"""What there are passes for; other lengths fall back on a slow one for any odd prime."""
 
 
 class Plan(NamedTuple):
@@ -65,8 +64,8 @@ def _radices(length: int) -> list[int]:
 
 
 def is_quick(length: int) -> bool:
-    """Whether frames of this many samples transform without large primes."""
-    return length % 2 == 0 and max(_radices(length // 2), default=1) <= _MOST
+    """Whether frames of this many samples transform by the quick passes alone."""
+    return length % 2 == 0 and all(radix in _RADICES for radix in _radices(length // 2))
 
 
 @compiled
@@ -222,7 +221,7 @@ def _pass_odd(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row, r
         w_re, w_im = twiddle_re[row + place], twiddle_im[row + place]
         for k in range(stride):
             at, to = (k + stride * place) * LANES, (k + radix * stride * place) * LANES
-            for out in range(radix):
+            for out in range(radix // 2 + 1):
                 u_re, u_im = load(re, at), load(im, at)
                 v_re, v_im = everywhere(0.0), everywhere(0.0)
                 for one in range(1, radix // 2 + 1):
@@ -233,3 +232,6 @@ def _pass_odd(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row, r
                     v_re = v_re + (load(re, near) - load(re, far)) * sine
                     v_im = v_im + (load(im, near) - load(im, far)) * sine
                 _put(to_re, to_im, to + out * hop, u_re + v_im, u_im - v_re, w_re[out], w_im[out])
+                if out:
+                    back = radix - out
+                    _put(to_re, to_im, to + back * hop, u_re - v_im, u_im + v_re, w_re[back], w_im[back])
