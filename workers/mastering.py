@@ -1,71 +1,89 @@
 """From a track's chunks to its files: one gain, the exact length, the audio formats, and the picture of the whole.
 
-Owns levels, the cut at the end, encoding and the overview. Works block by block, so that memory does not grow with
-the track. Leaves out where chunks come from and files go to, and phase (`workers.phase`). Equal sound gives equal
-bytes in every format.
+Owns the two passes over a track (levels, then files), the cut at its end and the overview. Works block by block, so
+that memory does not grow with the track. Leaves out where chunks come from and files go to, how levels are measured
+(`workers.loudness`) and held down (`workers.limiter`), and files (`workers.encoding`). Equal sound gives equal bytes
+in every format.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers import ogg
+from workers.encoding import FORMATS as FORMATS
+from workers.encoding import AudioFormat as AudioFormat
+from workers.encoding import TrackShape, audio_file
+from workers.limiter import TAIL_S, THRESHOLD, limited
+from workers.loudness import LoudnessMeter, TruePeakMeter
+from workers.tags import Tags
 
 Array = NDArray[np.float32]
 
 PEAK_DBFS: Final = -1.0
 """Loudest sample of a track; the room above is for what lossy formats and resampling add."""
+LOUDNESS_LUFS: Final = -16.0
+"""What a track is brought to unless asked otherwise: loud, while the limiter has next to nothing to do."""
 FADE_S: Final = 0.02
 _BLOCK_SAMPLES: Final = 65_536
-_MAX_WAV_BYTES: Final = 2**32 - 2**16
+_SILENT_PEAK: Final = 1e-30
+"""What is smaller is no sound but rounding, and has no gain that float32 holds."""
+_LEADS_PER_S: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
-class AudioFormat:
-    """How a format is written: names and numbers for libsndfile.
+class Levels:
+    """How loud a track is before its gain; `tail` (channel, sample) is its end, which a loop's start follows."""
 
-    `compression_level` runs 0..1, more is smaller; `rates_hz` are those it takes, any if empty.
+    loudness_lufs: float | None
+    true_peak_dbtp: float
+    tail: Array
+
+
+def levels_from_chunks(chunks: Iterable[Array], sample_rate_hz: int, total_samples: int | None = None) -> Levels:
+    """Measure a track in one pass over its chunks (channel, sample), or over its first `total_samples` samples.
+
+    The loudness is gated as if the track peaked at full scale, so it moves with the waveform's scale and does not
+    depend on it. It is None for silence, DC and less than 400 ms; the true peak of silence is -inf. Raises ValueError
+    when a sample is no finite number or there are too few.
     """
+    pieces = chunks if total_samples is None else cut_to_length(chunks, total_samples, 0)
+    tail = np.zeros((1, 0), np.float32)
+    meters: tuple[LoudnessMeter, TruePeakMeter] | None = None
+    for block in _blocks(map(_finite, pieces)):
+        if meters is None:
+            meters = LoudnessMeter(sample_rate_hz, len(block)), TruePeakMeter(len(block))
+            tail = block[:, :0]
+        for meter in meters:
+            meter.add(block)
+        tail = np.concatenate([tail, block], axis=1)[:, -_tail_samples(sample_rate_hz) :]
+    peak = meters[1].peak() if meters else 0.0
+    if meters is None or peak < _SILENT_PEAK:
+        return Levels(None, -math.inf, tail)
+    true_peak_dbtp = 20 * math.log10(peak)
+    at_full_scale_lufs = meters[0].loudness_lufs(1 / peak)
+    return Levels(None if at_full_scale_lufs is None else at_full_scale_lufs + true_peak_dbtp, true_peak_dbtp, tail)
 
-    suffix: str
-    media_type: str
-    container: str
-    subtype: str
-    compression_level: float | None = None
-    bitrate_mode: str | None = None
-    rates_hz: tuple[int, ...] = ()
 
-    def rate_hz(self, sample_rate_hz: int) -> int:
-        """The rate a track of this sample rate is written at: its own if it may be, else the next above."""
-        if not self.rates_hz or sample_rate_hz in self.rates_hz:
-            return sample_rate_hz
-        return min((rate for rate in self.rates_hz if rate > sample_rate_hz), default=max(self.rates_hz))
+def gain_from_levels(levels: Levels, loudness_lufs: float) -> float:
+    """The one factor for a whole track that brings it to `loudness_lufs`.
 
-
-_MP3_RATES_HZ: Final = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-_OPUS_RATES_HZ: Final = (8_000, 12_000, 16_000, 24_000, 48_000)
-
-FORMATS: Final[Mapping[str, AudioFormat]] = {
-    # 16 bits: their noise lies far below that of the 8 bit picture the sound comes from.
-    "wav": AudioFormat(".wav", "audio/wav", "WAV", "PCM_16"),
-    "flac": AudioFormat(".flac", "audio/flac", "FLAC", "PCM_16"),
-    "mp3": AudioFormat(".mp3", "audio/mpeg", "MP3", "MPEG_LAYER_III", 0.1, "VARIABLE", _MP3_RATES_HZ),
-    "ogg": AudioFormat(".ogg", "audio/ogg", "OGG", "VORBIS", compression_level=0.3),
-    "opus": AudioFormat(".opus", "audio/ogg", "OGG", "OPUS", compression_level=0.6, rates_hz=_OPUS_RATES_HZ),
-}
-"""Every output format. A new one is a line here and its name in `shared.contracts.Format`."""
+    Where there is no loudness, the true peak comes to where the limiter would begin; silence keeps gain 1.
+    """
+    if levels.true_peak_dbtp == -math.inf:
+        return 1.0
+    if levels.loudness_lufs is None:
+        return float(THRESHOLD / 10 ** (levels.true_peak_dbtp / 20))
+    return float(10 ** ((loudness_lufs - levels.loudness_lufs) / 20))
 
 
 def peak_of(waveform: Array) -> float:
@@ -85,27 +103,53 @@ def gain_from_peaks(peaks: Iterable[float]) -> float:
 
 
 def encode(
-    chunks: Iterable[Array], paths: Mapping[str, Path], *, sample_rate_hz: int, gain: float, total_samples: int
+    chunks: Iterable[Array],
+    paths: Mapping[str, Path],
+    *,
+    sample_rate_hz: int,
+    gain: float,
+    total_samples: int,
+    loop_tail: Array | None = None,
+    tags: Tags | None = None,
+    cover: Image.Image | None = None,
 ) -> None:
     """Write the track to `paths` (format name → file) in one pass over its chunks (channel, sample).
 
     Every file holds exactly `total_samples` samples at `sample_rate_hz`, or as much time at the rate its format
-    takes. Where that cuts into the material, the last FADE_S seconds fade out. A file appears under its name when
-    it is whole; after an exception there is none, unless an older one was there.
+    takes, under `gain` and a true-peak limiter. Where that cuts into the material, the last FADE_S seconds fade out.
+    A loop is told by `loop_tail` (`Levels.tail`): its end runs into its start, and it must be given whole. `cover`
+    goes with `tags`. A file appears under its name when it is whole; after an exception there is none, unless an
+    older one was there.
 
-    Raises KeyError for an unknown format, ValueError when the chunks hold fewer than `total_samples` samples.
+    Raises KeyError for an unknown format, ValueError for no samples, fewer than `total_samples`, a loop with more, or a
+    sample that is no finite number.
     """
-    blocks = _blocks(cut_to_length(chunks, total_samples, round(FADE_S * sample_rate_hz)))
+    if total_samples < 1:
+        raise ValueError("a track without samples is no track")
+    exact = (
+        cut_to_length(chunks, total_samples, round(FADE_S * sample_rate_hz))
+        if loop_tail is None
+        else _whole(chunks, total_samples)
+    )
+    lead_samples = 0 if loop_tail is None else _lead_samples(sample_rate_hz)
+    leveled = (_finite(block) * np.float32(gain) for block in _blocks(exact))
+    finished = limited(
+        leveled,
+        sample_rate_hz=sample_rate_hz,
+        total_samples=total_samples,
+        loop_tail=None if loop_tail is None else loop_tail * np.float32(gain),
+        lead_samples=lead_samples,
+    )
+    blocks = _blocks(finished)
     first = next(blocks)
     with ExitStack() as stack:
+        shape = TrackShape(sample_rate_hz, len(first), total_samples, lead_samples)
         writers = [
-            stack.enter_context(_writer(path, FORMATS[name], sample_rate_hz, len(first), total_samples))
-            for name, path in paths.items()
+            stack.enter_context(audio_file(path, FORMATS[name], shape, tags, cover)) for name, path in paths.items()
         ]
         for block in chain([first], blocks):
-            samples = (block * np.float32(gain)).T
             for write in writers:
-                write(samples)
+                write(block.T)
 
 
 def cut_to_length(chunks: Iterable[Array], total_samples: int, fade_samples: int) -> Iterator[Array]:
@@ -149,37 +193,29 @@ def _faded_out(waveform: Array, fade_samples: int) -> Array:
     return waveform * curve
 
 
-@contextmanager
-def _writer(
-    path: Path, form: AudioFormat, sample_rate_hz: int, channels: int, total_samples: int
-) -> Iterator[Callable[[Array], None]]:
-    """A function that adds samples (sample, channel) to the file, which gets its name at the end."""
-    part = path.with_name(f".{path.name}.part")
-    rate_hz = form.rate_hz(sample_rate_hz)
-    resampler = soxr.ResampleStream(sample_rate_hz, rate_hz, channels) if rate_hz != sample_rate_hz else None
-    # Ten hours of stereo are more than a RIFF file can count.
-    is_huge = form.container == "WAV" and total_samples * channels * 2 > _MAX_WAV_BYTES
-    try:
-        with soundfile.SoundFile(
-            part,
-            "w",
-            rate_hz,
-            channels,
-            form.subtype,
-            format="RF64" if is_huge else form.container,
-            compression_level=form.compression_level,
-            bitrate_mode=form.bitrate_mode,
-        ) as file:
-            if resampler is None:
-                yield file.write
-            else:
-                yield lambda samples: file.write(resampler.resample_chunk(samples))
-                file.write(resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True))
-        if form.container == "OGG":
-            ogg.set_serial(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _whole(chunks: Iterable[Array], total_samples: int) -> Iterator[Array]:
+    """A loop's chunks as they are. Raises ValueError unless they hold `total_samples`: a loop cannot be cut."""
+    seen = 0
+    for chunk in chunks:
+        seen += chunk.shape[-1]
+        yield chunk
+    if seen != total_samples:
+        raise ValueError(f"the loop has {seen} samples, not {total_samples}")
+
+
+def _finite(waveform: Array) -> Array:
+    if not np.isfinite(waveform).all():
+        raise ValueError("the waveform holds samples that are no finite numbers")
+    return waveform
+
+
+def _lead_samples(sample_rate_hz: int) -> int:
+    # A whole number of samples at every rate there is, so that a resampled loop stays in phase.
+    return sample_rate_hz // _LEADS_PER_S
+
+
+def _tail_samples(sample_rate_hz: int) -> int:
+    return _lead_samples(sample_rate_hz) + math.ceil(TAIL_S * sample_rate_hz)
 
 
 def overview_image(frames: Iterable[Image.Image], frame_count: int, max_columns: int = 8_192) -> Image.Image:
