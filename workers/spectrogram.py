@@ -131,22 +131,32 @@ def image_from_mel_amplitudes(
     stereo draws left in green and right in blue, as Riffusion does. Raises ValueError when the shape is not the
     grid's, or an amplitude is no finite number.
     """
-    channels, rows, columns = mel_amplitudes.shape
-    if (channels, rows) != (params.channels, params.mel_bins) or not columns:
-        right = f"({params.channels}, {params.mel_bins}, 1 or more)"
-        raise ValueError(f"mel amplitudes of shape {mel_amplitudes.shape} are not on this grid: {right}")
-    loudest = float(mel_amplitudes.max())
-    if not np.isfinite(loudest) or not np.isfinite(mel_amplitudes.min()):
-        raise ValueError("the mel amplitudes are not all finite numbers")
-    top = max_value or loudest or 1.0
-    pixels = np.zeros((rows, columns, 3), np.uint8)
-    for start in range(0, columns, _DRAWN_COLUMNS):
-        drawn = slice(start, start + _DRAWN_COLUMNS)
-        loudness = np.clip(mel_amplitudes[..., drawn] / np.float32(top), 0.0, 1.0) ** np.float32(params.power)
-        shades = np.rint(255.0 * (1.0 - loudness)).astype(np.uint8)[:, ::-1].transpose(1, 2, 0)
-        pixels[:, drawn, 1 if params.is_stereo else 0 :] = shades
-    image = Image.fromarray(pixels)
-    image.getexif().update(params.exif_from_params(top))
+    loudest = float(mel_amplitudes.max(initial=0.0))
+    columns = mel_amplitudes.shape[-1]
+    pieces = np.split(mel_amplitudes, range(_DRAWN_COLUMNS, columns, _DRAWN_COLUMNS), axis=2)
+    return image_from_blocks(pieces, columns, params, max_value or loudest or 1.0)
+
+
+def image_from_blocks(
+    blocks: Iterable[Array], columns: int, params: SpectrogramParams, max_value: float
+) -> Image.Image:
+    """`image_from_mel_amplitudes` as a stream: `columns` columns come in blocks (channel, frequency, time)."""
+    image = Image.new("RGB", (columns, params.mel_bins))
+    done = 0
+    for block in blocks:
+        if block.shape[:2] != (params.channels, params.mel_bins):
+            right = f"({params.channels}, {params.mel_bins}, columns)"
+            raise ValueError(f"mel amplitudes of shape {block.shape} are not on this grid: {right}")
+        if not np.isfinite(block).all():
+            raise ValueError("the mel amplitudes are not all finite numbers")
+        loudness = np.clip(block / np.float32(max_value), 0.0, 1.0) ** np.float32(params.power)
+        shades = np.rint(255.0 * (1.0 - loudness)).astype(np.uint8)[:, ::-1]
+        red_green_blue = (np.zeros_like(shades[0]), *shades) if params.is_stereo else (shades[0],) * 3
+        image.paste(Image.fromarray(np.stack(red_green_blue, axis=-1)), (done, 0))
+        done += block.shape[-1]
+    if not done or done != columns:
+        raise ValueError(f"a picture of {columns} columns cannot be drawn from {done}")
+    image.getexif().update(params.exif_from_params(max_value))
     return image
 
 
@@ -243,7 +253,7 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _grey_from_numbers(greys: NDArray[np.float64]) -> Image.Image:

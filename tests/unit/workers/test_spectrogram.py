@@ -173,8 +173,12 @@ def test_no_filter_of_the_default_grid_is_empty() -> None:
 
 def test_what_is_not_on_the_grid_is_refused() -> None:
     """Another number of rows or channels, no column, no sound at all, and numbers that are none."""
-    for shape in ((1, 256, 3), (2, 512, 3), (1, 512, 0)):
-        with pytest.raises(ValueError, match="not on this grid"):
+    for shape, sentence in (
+        ((1, 256, 3), "not on this grid"),
+        ((2, 512, 3), "not on this grid"),
+        ((1, 512, 0), "cannot be drawn"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
             image_from_mel_amplitudes(np.zeros(shape, np.float32), MONO)
     with pytest.raises(ValueError, match="no samples"):
         mel_amplitudes_from_waveform(np.zeros((1, 0), np.float32), MONO)
