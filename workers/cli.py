@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from shared.contracts import Quality
 
 commands = typer.Typer()
 
@@ -85,11 +89,30 @@ def seed_image(
 def convert(
     source: Annotated[Path, typer.Argument(help="A spectrogram picture, or audio.")],
     target: Annotated[Path, typer.Argument(help="Audio, or a picture; the suffix decides.")],
+    quality: Annotated[Quality, typer.Option(help="How much work goes into the sound of a picture.")] = "standard",
+    stereo: Annotated[bool, typer.Option("--stereo", help="Left in green, right in blue.")] = False,
+    f_min: Annotated[float | None, typer.Option(help="Lowest frequency of the picture in Hz.")] = None,
+    f_max: Annotated[float | None, typer.Option(help="Highest frequency of the picture in Hz, 22050 at most.")] = None,
+    loudness: Annotated[float, typer.Option(min=-60, max=0, help="Loudness of the audio in LUFS.")] = -14.0,
 ) -> None:
-    """Turn a spectrogram picture into audio, or audio into a spectrogram picture; needs no farm."""
+    """Turn a spectrogram picture into audio, or audio into a spectrogram picture; needs no farm.
+
+    A picture's EXIF says which frequencies it spans and whether it is stereo; the options come before it.
+    """
+    from workers.convert import Wishes
     from workers.convert import convert as converted
 
-    converted(source, target)
+    wishes = Wishes(quality, loudness, stereo or None, f_min, f_max)
+    console = Console(stderr=True, highlight=False)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(target.name, total=1.0)
+        converted(
+            source,
+            target,
+            wishes,
+            warn=lambda text: console.print(f"Warning: {text}", markup=False, soft_wrap=True),
+            on_block=lambda fraction: progress.update(task, completed=fraction),
+        )
     typer.echo(str(target))
 
 

@@ -1,102 +1,272 @@
 """File to file without a farm: a spectrogram picture to audio, and audio to a spectrogram picture.
 
-Owns which way a pair of file names asks for, and errors that name the file. Leaves out the signal path
-(`workers.spectrogram`, `workers.phase`) and encoding (`workers.mastering`).
+Owns both ways as streams from an open source, which way a target's name asks for, and errors that name the file.
+Leaves out the signal path (`workers.spectrogram`, `workers.phase`), what audio is taken (`shared.audio_source`) and
+encoding (`workers.mastering`). Memory does not grow with the sound, but for the picture itself.
 """
 
 from __future__ import annotations
 
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 import numpy as np
 import soundfile
-import soxr
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from shared.audio_source import AudioSource, NotAudioError, open_audio
+from shared.contracts import Quality
 from shared.errors import RiffarmError
-from shared.spectrogram_params import SpectrogramParams
+from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 from workers import mastering
-from workers.phase import waveform_from_mel_amplitudes
-from workers.spectrogram import image_from_mel_amplitudes, mel_amplitudes_from_image, mel_amplitudes_from_waveform
+from workers.audio_files import waveforms_from_source
+from workers.phase import LOOK_AHEAD_COLUMNS, waveform_from_mel_amplitudes
+from workers.spectrogram import (
+    Array,
+    PictureGrid,
+    grid_from_image,
+    image_from_blocks,
+    mel_amplitudes_from_blocks,
+    mel_amplitudes_from_image,
+    rgb_from_image,
+)
+from workers.tags import Tags
 
 PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-_MAX_AUDIO_S: Final = 1_800.0
+"""Suffixes of pictures that are written; more kinds are read."""
+_READ: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+MAX_PIXELS: Final = 100_000_000
+"""Of a picture that is read: half an hour on the default grid."""
+_MAX_COLUMNS: Final = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
+# Both ways without loss in colour: stereo is drawn in it.
+_SAVING: Final[dict[str, dict[str, Any]]] = {
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"lossless": True},
+}
+DEFAULT_LOUDNESS_LUFS: Final = -14.0
+"""What streaming services play at."""
+_CHUNK_COLUMNS: Final = 12 * FRAME_COLUMNS
+
+Warn = Callable[[str], None]
+OnBlock = Callable[[float], None]
+"""Told the finished fraction 0..1 again and again; what it raises ends the work."""
 
 
 class ConvertError(RiffarmError):
     """The file cannot be converted."""
 
 
-def convert(source: Path, target: Path) -> None:
-    """Convert picture → audio or audio → picture, as the suffixes say. Raises ConvertError with one sentence."""
-    if not source.is_file():
-        raise ConvertError(f"there is no file {source}")
-    is_picture = source.suffix.lower() in PICTURES
-    if not is_picture and target.suffix.lower() not in PICTURES:
-        raise ConvertError(f"{source.name} is audio, so {target.name} must be a picture: {_listed(PICTURES)}")
-    if not target.parent.is_dir():
-        raise ConvertError(f"there is no folder {target.parent} to write to")
+class NotAPictureError(ValueError):
+    """The file is no picture of a known kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is asked of a conversion; None leaves it to the picture's EXIF, else to the default grid.
+
+    Quality and loudness are those of audio that is written.
+    """
+
+    quality: Quality = "standard"
+    loudness_lufs: float = DEFAULT_LOUDNESS_LUFS
+    is_stereo: bool | None = None
+    f_min_hz: float | None = None
+    f_max_hz: float | None = None
+
+    def params(self, given: SpectrogramParams) -> SpectrogramParams:
+        """The given grid with what is asked for in its place. Raises ValueError when that cannot be."""
+        f_min = given.f_min_hz if self.f_min_hz is None else self.f_min_hz
+        f_max = given.f_max_hz if self.f_max_hz is None else self.f_max_hz
+        if not 0 <= f_min < f_max <= given.sample_rate_hz / 2:
+            right = f"0 <= lowest < highest <= {given.sample_rate_hz / 2:g}"
+            raise ValueError(f"frequencies from {f_min:g} to {f_max:g} Hz cannot be; {right} must hold")
+        is_stereo = given.is_stereo if self.is_stereo is None else self.is_stereo
+        return replace(given, is_stereo=is_stereo, f_min_hz=f_min, f_max_hz=f_max)
+
+
+def waveforms_from_image(
+    image: Image.Image, grid: PictureGrid, *, quality: Quality = "standard", on_block: OnBlock | None = None
+) -> Iterator[Array]:
+    """The sound of a spectrogram picture as waveforms (channel, sample), about a minute each; see `grid_from_image`.
+
+    Raises ValueError for a picture whose values are not numbers, or a grid whose window the phase cannot handle.
+    """
+    rgb = rgb_from_image(image)
+    state = None
+    for start, stop in _chunks(rgb.width):
+        is_last = stop == rgb.width
+        seen = rgb.crop((start, 0, stop if is_last else stop + LOOK_AHEAD_COLUMNS, rgb.height))
+        mel = mel_amplitudes_from_image(seen, grid.params, grid.max_value)
+
+        def report(fraction: float, start: int = start, stop: int = stop) -> None:
+            if on_block:
+                on_block((start + fraction * (stop - start)) / rgb.width)
+
+        waveform, state = waveform_from_mel_amplitudes(
+            mel, grid.params, quality=quality, state=state, is_last=is_last, on_block=report
+        )
+        yield waveform
+
+
+def _chunks(columns: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    # What is left over is never less than the chunk before has looked ahead to.
+    while columns - start > _CHUNK_COLUMNS + LOOK_AHEAD_COLUMNS:
+        yield start, start + _CHUNK_COLUMNS
+        start += _CHUNK_COLUMNS
+    yield start, columns
+
+
+def image_from_audio(
+    source: AudioSource, params: SpectrogramParams, *, warn: Warn, on_block: OnBlock | None = None
+) -> Image.Image:
+    """The spectrogram picture of an open audio file, with its grid in the EXIF.
+
+    `warn` is told what a listener should know. Raises ValueError as `AudioSource.blocks`.
+    """
+    waveforms = waveforms_from_source(source, params.sample_rate_hz, is_stereo=params.is_stereo, warn=warn)
+    total_s = source.duration_s
+
+    def reported() -> Iterator[Array]:
+        done = 0
+        for waveform in waveforms:
+            done += waveform.shape[-1]
+            if on_block:
+                on_block(min(done / params.sample_rate_hz / total_s, 1.0) if total_s else 0.0)
+            yield waveform
+
+    # How dark a column is drawn depends on the loudest, which may be the last.
+    with tempfile.TemporaryFile(prefix="riffarm-") as file:
+        columns, loudest = 0, 0.0
+        for mel in _kept(mel_amplitudes_from_blocks(reported(), params), file):
+            columns += mel.shape[-1]
+            loudest = max(loudest, float(mel.max()))
+        return image_from_blocks(_kept_before(file), columns, params, loudest or 1.0)
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture with its EXIF; it appears whole or not at all.
+
+    Raises ValueError when it is wider than its format can be, OSError when it cannot be written.
+    """
+    suffix = path.suffix.lower()
+    _check_width(image.width, suffix)
+    partial = path.with_name(f".{path.name}.part{suffix}")
     try:
-        (_audio_from_picture if is_picture else _picture_from_audio)(source, target)
-    except OSError as error:
-        raise ConvertError(f"{target} cannot be written: {error}") from error
-
-
-def _audio_from_picture(source: Path, target: Path) -> None:
-    by_suffix = {audio.suffix: name for name, audio in mastering.FORMATS.items()}
-    name = by_suffix.get(target.suffix.lower())
-    if name is None:
-        raise ConvertError(f"{source.name} is a picture, so {target.name} must be audio: {_listed(by_suffix)}")
-    try:
-        with Image.open(source) as image:
-            params = _params_of(image)
-            on_grid = image.convert("RGB").resize((image.width, params.mel_bins), Image.Resampling.LANCZOS)
-            mel = mel_amplitudes_from_image(on_grid, params)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConvertError(f"{source.name} cannot be read as a picture: {error}") from error
-    waveform, _ = waveform_from_mel_amplitudes(mel, params)
-    gain = mastering.gain_from_peaks([mastering.peak_of(waveform)])
-    mastering.encode(
-        [waveform],
-        {name: target},
-        sample_rate_hz=params.sample_rate_hz,
-        gain=gain,
-        total_samples=waveform.shape[-1],
-    )
-
-
-def _params_of(image: Image.Image) -> SpectrogramParams:
-    """The grid a picture names in its EXIF, else the default."""
-    try:
-        return SpectrogramParams.params_from_exif(dict(image.getexif()))
-    except (KeyError, TypeError, ValueError):
-        return SpectrogramParams()
-
-
-def _picture_from_audio(source: Path, target: Path) -> None:
-    params = SpectrogramParams()
-    try:
-        with soundfile.SoundFile(source) as file:
-            if file.frames / file.samplerate > _MAX_AUDIO_S:
-                raise ConvertError(f"{source.name} is longer than {_MAX_AUDIO_S / 60:g} minutes; cut it first")
-            samples = file.read(dtype="float32", always_2d=True)
-            rate_hz = file.samplerate
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ConvertError(f"{source.name} cannot be read as audio: {error}") from error
-    mono = soxr.resample(samples.mean(axis=1), rate_hz, params.sample_rate_hz)
-    if not len(mono):
-        raise ConvertError(f"{source.name} holds no sound")
-    mel = mel_amplitudes_from_waveform(np.nan_to_num(mono)[np.newaxis], params)
-    image = image_from_mel_amplitudes(mel, params)
-    # It gets its name when it is whole.
-    partial = target.with_name(f".{target.stem}.part{target.suffix}")
-    try:
-        image.save(partial, exif=image.getexif())
-        partial.replace(target)
+        image.save(partial, exif=image.getexif(), **_SAVING.get(suffix, {}))
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _listed(suffixes: frozenset[str] | dict[str, str]) -> str:
+def _check_width(columns: int, suffix: str) -> None:
+    most = _MAX_COLUMNS.get(suffix, columns)
+    if columns > most:
+        raise ValueError(f"a picture of {columns} columns is too wide for {suffix}, which takes {most}: use .png")
+
+
+def picture_from_file(file: Path | IO[bytes]) -> tuple[Image.Image, PictureGrid]:
+    """A picture as RGB, and what its EXIF says it stands for.
+
+    Raises NotAPictureError when there is none, ValueError when it is damaged or above MAX_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings():
+            # What Pillow has to say of size and damaged EXIF is said here in our own words.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_READ) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"the picture has {image.width}×{image.height} pixels; {MAX_PIXELS} are taken")
+                image.load()
+                return rgb_from_image(image), grid_from_image(image)
+    except UnidentifiedImageError as error:
+        raise NotAPictureError("this is no picture of a known kind") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the picture cannot be decoded: {error}") from error
+
+
+def convert(
+    source: Path, target: Path, wishes: Wishes = Wishes(), *, warn: Warn, on_block: OnBlock | None = None
+) -> None:
+    """Convert picture → audio or audio → picture, as the target's suffix says; `target` appears whole or not at all.
+
+    Raises ConvertError with one sentence.
+    """
+    formats = {audio.suffix: name for name, audio in mastering.FORMATS.items()}
+    suffix = target.suffix.lower()
+    if suffix not in PICTURES and suffix not in formats:
+        raise ConvertError(f"{target.name} must end in {_listed(formats)} for audio, or {_listed(PICTURES)}")
+    if not target.parent.is_dir():
+        raise ConvertError(f"there is no folder {target.parent} to write to")
+    try:
+        with source.open("rb"):
+            pass
+    except OSError as error:
+        raise ConvertError(f"{source} cannot be read: {error.strerror}") from error
+    try:
+        if suffix in formats:
+            _audio_from_picture(source, target, formats[suffix], wishes, warn, on_block)
+        else:
+            _picture_from_audio(source, target, wishes, warn, on_block)
+    except ValueError as error:
+        raise ConvertError(f"{source.name}: {error}") from error
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise ConvertError(f"{target} cannot be written: {error}") from error
+
+
+def _audio_from_picture(
+    source: Path, target: Path, form: str, wishes: Wishes, warn: Warn, on_block: OnBlock | None
+) -> None:
+    try:
+        image, grid = picture_from_file(source)
+    except NotAPictureError as error:
+        raise ValueError(f"{error}, so {target.name} cannot be its sound") from error
+    for warning in grid.warnings:
+        warn(warning)
+    grid = replace(grid, params=wishes.params(grid.params))
+    with tempfile.TemporaryFile(prefix="riffarm-") as file:
+        waveforms = _kept(waveforms_from_image(image, grid, quality=wishes.quality, on_block=on_block), file)
+        levels = mastering.levels_from_chunks(waveforms, grid.params.sample_rate_hz)
+        mastering.encode(
+            _kept_before(file),
+            {form: target},
+            sample_rate_hz=grid.params.sample_rate_hz,
+            gain=mastering.gain_from_levels(levels, wishes.loudness_lufs),
+            total_samples=grid.params.samples_from_columns(image.width),
+            tags=Tags(title=source.stem),
+            cover=image,
+        )
+
+
+def _picture_from_audio(source: Path, target: Path, wishes: Wishes, warn: Warn, on_block: OnBlock | None) -> None:
+    params = wishes.params(SpectrogramParams())
+    try:
+        with open_audio(source) as audio:
+            _check_width(round((audio.duration_s or 0) * params.columns_per_s), target.suffix.lower())
+            image = image_from_audio(audio, params, warn=warn, on_block=on_block)
+    except NotAudioError as error:
+        raise ValueError(f"{error}, so {target.name} cannot be its picture") from error
+    save_picture(image, target)
+
+
+def _kept(arrays: Iterable[Array], file: IO[bytes]) -> Iterator[Array]:
+    """The same arrays, each written to the file as it passes."""
+    for array in arrays:
+        np.save(file, array)
+        yield array
+
+
+def _kept_before(file: IO[bytes]) -> Iterator[Array]:
+    end = file.tell()
+    file.seek(0)
+    while file.tell() < end:
+        yield np.load(file)
+
+
+def _listed(suffixes: Iterable[str]) -> str:
     return ", ".join(sorted(suffixes))
