@@ -18,10 +18,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from shared.spectrogram_params import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
+
 MAX_AUDIO_S: Final = 1_800.0
 MAX_CHANNELS: Final = 8
-MIN_SAMPLE_RATE_HZ: Final = 8_000
-MAX_SAMPLE_RATE_HZ: Final = 192_000
 
 _BLOCK_SAMPLES: Final = 65_536
 _UNKNOWN_FORMAT: Final = 1

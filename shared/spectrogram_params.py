@@ -18,7 +18,9 @@ FRAME_COLUMNS: Final = 512
 DEFAULT_MAX_VALUE: Final = 30e6
 """Amplitude that black stands for in a picture that does not say so: Riffusion's own."""
 _MAX_VALUE_TAG: Final = 11080
-_MAX_SAMPLE_RATE_HZ: Final = 384_000
+MIN_SAMPLE_RATE_HZ: Final = 8_000
+MAX_SAMPLE_RATE_HZ: Final = 192_000
+"""Of sound that comes in or goes out; above it some encoders do not refuse but crash."""
 _MAX_N_FFT: Final = 2**17
 # Filters of one mel grid, as numbers; these take 134 MB.
 _MAX_FILTER_SIZE: Final = 2**25
@@ -49,8 +51,8 @@ class SpectrogramParams:
             raise ValueError("0 < hop_length <= win_length <= n_fft must hold")
         if not 0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate_hz / 2:
             raise ValueError("0 <= f_min_hz < f_max_hz <= half the sample rate must hold")
-        if self.sample_rate_hz > _MAX_SAMPLE_RATE_HZ:
-            raise ValueError(f"sample_rate_hz must be at most {_MAX_SAMPLE_RATE_HZ}")
+        if not MIN_SAMPLE_RATE_HZ <= self.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
+            raise ValueError(f"sample_rate_hz must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}")
         if self.mel_bins < 1 or self.n_fft > _MAX_N_FFT or self.mel_bins * self.n_fft > _MAX_FILTER_SIZE:
             raise ValueError(
                 f"mel_bins must be positive, n_fft at most {_MAX_N_FFT} and their product at most {_MAX_FILTER_SIZE}"

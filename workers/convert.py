@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from PIL import Image, UnidentifiedImageError
 
-from shared.audio_source import AudioSource, NotAudioError, open_audio
+from shared.audio_source import MAX_AUDIO_S, AudioSource, NotAudioError, open_audio
 from shared.contracts import Quality
 from shared.errors import RiffarmError
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
@@ -173,7 +173,8 @@ def _check_width(columns: int, suffix: str) -> None:
 def picture_from_file(file: Path | IO[bytes]) -> tuple[Image.Image, PictureGrid]:
     """A picture as RGB, and what its EXIF says it stands for.
 
-    Raises NotAPictureError when there is none, ValueError when it is damaged or above MAX_PIXELS.
+    Raises NotAPictureError when there is none, ValueError when it is damaged, above MAX_PIXELS or longer than
+    MAX_AUDIO_S.
     """
     try:
         with warnings.catch_warnings():
@@ -183,7 +184,12 @@ def picture_from_file(file: Path | IO[bytes]) -> tuple[Image.Image, PictureGrid]
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"the picture has {image.width}×{image.height} pixels; {MAX_PIXELS} are taken")
                 image.load()
-                return rgb_from_image(image), grid_from_image(image)
+                grid = grid_from_image(image)
+                if image.width > MAX_AUDIO_S * grid.params.columns_per_s:
+                    raise ValueError(
+                        f"the picture's {image.width} columns are longer than {MAX_AUDIO_S / 60:g} minutes"
+                    )
+                return rgb_from_image(image), grid
     except UnidentifiedImageError as error:
         raise NotAPictureError("this is no picture of a known kind") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

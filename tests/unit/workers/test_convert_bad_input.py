@@ -118,6 +118,8 @@ def test_pictures_too_wide_for_their_format_or_too_large_are_refused(tmp_path: P
         save_picture(Image.new("L", (65_501, 1)), tmp_path / "a.jpg")
     Image.new("1", (20_001, 5_000)).save(tmp_path / "bomb.png")
     assert "bomb.png: the picture has 20001×5000 pixels" in refusal(tmp_path / "bomb.png", tmp_path / "b.wav")
+    Image.new("1", (180_001, 1)).save(tmp_path / "endless.png")
+    assert "180001 columns are longer than 30 minutes" in refusal(tmp_path / "endless.png", tmp_path / "b.wav")
 
 
 def test_a_grid_the_phase_cannot_handle_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ CONTRADICTIONS: dict[str, dict[int, Any]] = {
     "rows without end": {11040: 2**31 - 1},
     "absurd rate": {11000: 2**31 - 1},
     "no rate": {11000: 0},
+    "a rate that encoders crash at": {11000: 384_000},
     "absurd window": {11030: 10**9},
     "NaN": {11010: float("nan")},
     "infinite": {11060: float("inf")},
