@@ -35,11 +35,15 @@ Columns = NDArray[np.complex64]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much work goes into a block: steps, their momentum, and the transform's length over the window's."""
+    """How much work goes into a block: the transform's length over the window's, and steps with their momentum.
 
-    iterations: int
-    momentum: float
+    coarse_steps come first, by a transform no longer than the window, at half the cost; then steps, at least one.
+    """
+
     oversampling: int
+    coarse_steps: int
+    steps: int
+    momentum: float
 
 
 def solved_columns(wanted: Floats, past: Columns, future: Columns, grid: Grid, effort: Effort) -> Columns:
@@ -88,7 +92,6 @@ def signal_from_columns(columns: Columns, frame: Frame) -> Floats:
         add_columns(*_parts(channel, stride), stride, result, hops, 0, frame.as_tuple, tile)
         used = result.reshape(frame.hop, hops)[:, : columns.shape[-1] + span - 1]
         signal[:] = used.T.ravel()
-    signals *= np.float32(1 / frame.plan.length)
     return signals
 
 
@@ -201,28 +204,29 @@ def _improve(
 
     They begin at hop `start` of the signal `base`, where that many columns are before and, with them, `others` after.
     """
-    hops, frame = base.shape[1], grid.working.as_tuple
-    tile = tile_for(grid.working.plan.length, len(grid.mel))
-    filters = (grid.mel_from_linear, grid.linear_from_mel)
-    scale = np.zeros_like(base)
+    hops = base.shape[1]
+    stages = [
+        (
+            (each.mel_from_linear, each.linear_from_mel),
+            each.working.as_tuple,
+            tile_for(each.working.plan.length, len(each.mel)),
+        )
+        for each in (grid.coarse, grid)
+        if each
+    ]
+    weights = aligned_zeros(*base.shape)
     known = weight(grid.working, start + others)
-    scale[:, : known.shape[1]] = known / np.float32(grid.working.plan.length)
-    fixed, scale, result, ahead, previous = (
-        _filled(values).ravel() for values in (base, scale, base, base, np.zeros_like(base))
-    )
-    add_columns(re, im, goal[1], result, hops, start, frame, tile)
-    for step in range(effort.iterations):
-        _extrapolate(result, scale, previous, ahead, fixed, np.float32(effort.momentum if step else 0.0))
-        if step < effort.iterations - 1:
-            add_projected(ahead, result, hops, start, goal, filters, frame, tile)
-    if effort.iterations:
-        projected_columns(ahead, hops, start, goal, filters, frame, tile, re, im)
-
-
-def _filled(values: Floats) -> Floats:
-    copy = aligned_zeros(*values.shape)
-    copy[:] = values
-    return copy
+    weights[:, : known.shape[1]] = known
+    result, ahead, previous = (aligned_zeros(base.size) for _ in range(3))
+    result[:] = base.ravel()
+    add_columns(re, im, goal[1], result, hops, start, *stages[-1][1:])
+    momentum = np.float32(0.0)
+    for stage in [stages[0]] * effort.coarse_steps + [stages[-1]] * (effort.steps - 1):
+        _extrapolate(result, weights.ravel(), previous, ahead, base.ravel(), momentum)
+        add_projected(ahead, result, hops, start, goal, *stage)
+        momentum = np.float32(effort.momentum)
+    _extrapolate(result, weights.ravel(), previous, ahead, base.ravel(), momentum)
+    projected_columns(ahead, hops, start, goal, *stages[-1], re, im)
 
 
 @compiled

@@ -40,9 +40,9 @@ class Frame:
     plan: Plan
 
     @property
-    def as_tuple(self) -> tuple[int, Floats, Plan]:
-        """What compiled code takes."""
-        return self.hop, self.window, self.plan
+    def as_tuple(self) -> tuple[int, Floats, Floats, Plan]:
+        """What compiled code takes: hop, window, the same on the way back (which undoes the transform's gain), plan."""
+        return self.hop, self.window, self.window / np.float32(self.plan.length), self.plan
 
 
 class PseudoInverse(NamedTuple):
@@ -58,9 +58,11 @@ class PseudoInverse(NamedTuple):
 class Grid:
     """A mel grid at the working sample rate. A frame spans `half` hops on either side of its column.
 
+    coarse: the same with a transform no longer than the window, where this one's is longer.
     mel: mel amplitudes from linear ones, (mel bin, bin); share: a mel ratio's part in each bin, (bin, mel bin).
     """
 
+    coarse: Grid | None
     half: int
     working: Frame
     output: Frame
@@ -87,15 +89,16 @@ def half_window_hops(params: SpectrogramParams) -> int:
 
 @lru_cache(maxsize=4)
 def grid_for(params: SpectrogramParams, oversampling: int) -> Grid:
-    """The grid whose transform is `oversampling` times its window. Raises ValueError as `half_window_hops` does."""
+    """The grid whose transform is `oversampling`, 1 or 2, times its window. Raises what `half_window_hops` does."""
     half = half_window_hops(params)
     span = 2 * half
-    hop = _working_hop(params, span * oversampling)
+    hop = _working_hop(params, span)
     length, output_length = (span * each * oversampling for each in (hop, params.hop_length))
     mel = _working_mel_matrix(params, hop, length)
     total = mel.sum(axis=0)
     share = np.divide(mel, total, out=np.zeros_like(mel), where=total > _TINY * total.max()).T
     return Grid(
+        coarse=grid_for(params, 1) if oversampling > 1 else None,
         half=half,
         working=Frame(hop, _hann(span * hop, params.win_length * hop / params.hop_length), plan(length)),
         output=Frame(params.hop_length, _hann(span * params.hop_length, params.win_length), plan(output_length)),
@@ -125,10 +128,10 @@ def _pseudo_inverse(mel: NDArray[np.float64]) -> PseudoInverse:
     )
 
 
-def _working_hop(params: SpectrogramParams, spans: int) -> int:
+def _working_hop(params: SpectrogramParams, span: int) -> int:
     """Fewest samples a hop that hold f_max with some room, at a length that transforms quickly."""
     hop = math.ceil(2 * params.f_max_hz * _RATE_MARGIN / params.columns_per_s)
-    while hop < params.hop_length and not is_quick(spans * hop):
+    while hop < params.hop_length and not is_quick(span * hop):
         hop += 1
     return min(hop, params.hop_length)
 

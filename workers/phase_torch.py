@@ -26,6 +26,7 @@ def solved_columns(
     if columns == 0:
         return np.zeros((len(wanted), grid.bins, 0), np.complex64)
     on_device = _OnDevice(grid, torch.device(device))
+    coarse = _OnDevice(grid.coarse or grid, torch.device(device))
     parts = np.array(first_columns(wanted, past, future, grid))
     first = (parts[:, 0] + 1j * parts[:, 1]).reshape(len(wanted), grid.bins, -1)[..., :columns]
     goal = torch.from_numpy(wanted).to(device) + FLOOR
@@ -35,13 +36,14 @@ def solved_columns(
     scale = torch.from_numpy(weight(grid.working, start + columns + future.shape[-1]).T.copy()).to(device)
     estimate = torch.from_numpy(first).to(device)
     previous = torch.zeros_like(base)
-    for step in range(effort.iterations):
-        signal = (base + _placed(on_device.signal(estimate), start, hops)) * scale
-        ahead = signal + (effort.momentum if step else 0.0) * (signal - previous)
-        previous = signal
-        found = on_device.columns(ahead[:, start : start + columns + 2 * grid.half - 1])
-        ratio = goal / (on_device.mel @ found.abs() + FLOOR)
-        estimate = found * (on_device.share @ ratio)
+    momentum, stage = 0.0, on_device
+    for its_stage in [coarse] * effort.coarse_steps + [on_device] * effort.steps:
+        signal = (base + _placed(stage.signal(estimate), start, hops)) * scale
+        ahead = signal + momentum * (signal - previous)
+        previous, momentum, stage = signal, effort.momentum, its_stage
+        found = stage.columns(ahead[:, start : start + columns + 2 * grid.half - 1])
+        ratio = goal / (stage.mel @ found.abs() + FLOOR)
+        estimate = found * (stage.share @ ratio)
     solved: Columns = estimate.cpu().numpy()
     return solved
 

@@ -167,7 +167,7 @@ def tile_for(length: int, mel_bins: int) -> Tile:
 @compiled
 def _scaled_tile(signal, hops, start, first, goal, filters, frame, tile):  # type: ignore[no-untyped-def]
     """16 columns of `signal` from column `first` on, scaled to the wanted mel energy; True if in the other arrays."""
-    hop, window, plan = frame
+    hop, window, _, plan = frame
     wanted, stride, floor = goal
     frames_from_signal(signal, hops, start + first, hop, window, tile.re, tile.im)
     is_other = transform(tile.re, tile.im, tile.other_re, tile.other_im, plan.radices, plan.twiddle_re, plan.twiddle_im)
@@ -179,8 +179,8 @@ def _scaled_tile(signal, hops, start, first, goal, filters, frame, tile):  # typ
 
 @compiled
 def _add_tile(result, hops, start, frame, re, im, other_re, other_im):  # type: ignore[no-untyped-def]
-    """Add the frames of the bins in `re` and `im`, times the length of the transform; the others are room."""
-    hop, window, plan = frame
+    """Add the frames of the bins in `re` and `im`; the others are room."""
+    hop, _, window, plan = frame
     packed_from_real(re, im, plan.turn_re, plan.turn_im)
     if transform(im, re, other_im, other_re, plan.radices, plan.twiddle_re, plan.twiddle_im):
         add_frames(result, hops, start, hop, window, other_re, other_im)
@@ -190,10 +190,10 @@ def _add_tile(result, hops, start, frame, re, im, other_re, other_im):  # type: 
 
 @compiled
 def add_projected(signal, result, hops, start, goal, filters, frame, tile):  # type: ignore[no-untyped-def]
-    """Add to `result` the frames of `signal` with the wanted mel energy, times the length of the transform.
+    """Add to `result` the frames of `signal` with the wanted mel energy.
 
     `signal` and `result` have `hops` hops; columns begin at hop `start`. `goal` is (wanted, its columns, floor),
-    `filters` (mel from linear, linear from mel), `frame` (hop, window, plan).
+    `filters` (mel from linear, linear from mel), `frame` (hop, window, window on the way back, plan).
     """
     for first in range(0, goal[1], LANES):
         if _scaled_tile(signal, hops, start, first, goal, filters, frame, tile):
@@ -219,7 +219,7 @@ def projected_columns(signal, hops, start, goal, filters, frame, tile, spectrum_
 
 @compiled
 def add_columns(spectrum_re, spectrum_im, stride, result, hops, start, frame, tile):  # type: ignore[no-untyped-def]
-    """Add the frames of columns (bin, column) to `result`, times the length of the transform.
+    """Add the frames of columns (bin, column) to `result`.
 
     A transform with more bins than the columns have takes the rest as zeros.
     """
