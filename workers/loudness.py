@@ -44,6 +44,8 @@ class LoudnessMeter:
 
     def add(self, piece: Array) -> None:
         """Listen to the next samples."""
+        if not piece.shape[1]:
+            return
         weighted, self._state = sosfilt(self._sections, piece, zi=self._state)
         powers = np.concatenate([self._rest, np.square(weighted).sum(axis=0)])
         done = len(self._energies)
@@ -55,8 +57,8 @@ class LoudnessMeter:
         self._rest = powers[edges[-1] :]
         lowest, highest = self._range
         self._range = (
-            np.minimum(lowest, piece.min(axis=1, initial=np.inf)),
-            np.maximum(highest, piece.max(axis=1, initial=-np.inf)),
+            np.minimum(lowest, piece.min(axis=1)),
+            np.maximum(highest, piece.max(axis=1)),
         )
 
     def loudness_lufs(self, gain: float = 1.0) -> float | None:
