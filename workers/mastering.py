@@ -29,8 +29,6 @@ from workers.tags import Tags
 
 Array = NDArray[np.float32]
 
-PEAK_DBFS: Final = -1.0
-"""Loudest sample of a track; the room above is for what lossy formats and resampling add."""
 LOUDNESS_LUFS: Final = -16.0
 """What a track is brought to unless asked otherwise: loud, while the limiter has next to nothing to do."""
 FADE_S: Final = 0.02
@@ -84,22 +82,6 @@ def gain_from_levels(levels: Levels, loudness_lufs: float) -> float:
     if levels.loudness_lufs is None:
         return float(THRESHOLD / 10 ** (levels.true_peak_dbtp / 20))
     return float(10 ** ((loudness_lufs - levels.loudness_lufs) / 20))
-
-
-def peak_of(waveform: Array) -> float:
-    """Largest distance from zero in a waveform (channel, sample); 0 without samples."""
-    return float(np.abs(waveform).max(initial=0.0))
-
-
-def gain_from_peaks(peaks: Iterable[float]) -> float:
-    """The one factor for a whole track whose chunks have these peaks: the loudest comes to PEAK_DBFS.
-
-    A silent track keeps gain 1. Raises ValueError when a peak is not a finite number.
-    """
-    peak = float(np.max([0.0, *peaks]))
-    if not math.isfinite(peak):
-        raise ValueError("the waveform holds samples that are no finite numbers")
-    return float(10 ** (PEAK_DBFS / 20)) / peak if peak else 1.0
 
 
 def encode(

@@ -172,8 +172,9 @@ class Tasks:
                 self._stop_if_canceled(job_id)
                 yield _waveform(self._objects.get(chunk_key(job_id, part, index)))
 
-        gain = mastering.gain_from_peaks(mastering.peak_of(chunk) for chunk in chunks())
         rate_hz = plan.params.sample_rate_hz
+        levels = mastering.levels_from_chunks(chunks(), rate_hz, plan.part_samples)
+        gain = mastering.gain_from_levels(levels, mastering.LOUDNESS_LUFS)
         mastering.encode(chunks(), paths, sample_rate_hz=rate_hz, gain=gain, total_samples=plan.part_samples)
         picture = folder / f"{stem}.png"
         first = part * plan.part_frames
