@@ -10,7 +10,7 @@ true sound and know no mel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -136,13 +136,12 @@ def column_errors(found: Array, wanted: Array) -> Array:
     return errors
 
 
-def joint_ratio(found: Array, wanted: Array, joints: Iterable[int]) -> float:
-    """Mean `column_errors` within 50 ms of the joints over their mean elsewhere; 1 when nobody can tell where they are.
+def joint_ratio(errors: Array, joints: Iterable[int]) -> float:
+    """Mean of `errors` (`column_errors`) within 50 ms of the joints over their mean elsewhere; 1 when nobody can tell where they are.
 
     `joints` are columns: one lies between column j - 1 and column j. Elsewhere is what is 200 ms or more from all
     joints and from both ends. Raises ValueError when there is no joint, or no elsewhere.
     """
-    errors = column_errors(found, wanted)
     places = list(joints)
     near = _around(places, NEAR_COLUMNS, len(errors))
     far = ~_around([*places, 0, len(errors)], _GUARD_COLUMNS, len(errors))
@@ -151,14 +150,14 @@ def joint_ratio(found: Array, wanted: Array, joints: Iterable[int]) -> float:
     return float(errors[near].mean() / errors[far].mean())
 
 
-def loop_joint_ratio(waveform: Array, wanted: Array, params: SpectrogramParams, turns: int = 3) -> float:
-    """`joint_ratio` at the wraps of a loop (channel, sample) that is played `turns` times in a row.
+def seam_ratio(errors: Array, joints: Iterable[int], other_errors: Array, places: Iterable[int]) -> float:
+    """Mean of `errors` within 50 ms of the joints over the mean of `other_errors` within 50 ms of `places`.
 
-    `wanted` (channel, frequency, time) is one turn, and the waveform as many hops long as it has columns.
+    The places have what the joints have around them, but no joint. So this is `joint_ratio` without what the content
+    has to do with it: an onset is harder than a held tone, and joints lie on the first beat.
     """
-    columns = wanted.shape[-1]
-    found = heard(np.tile(waveform, (1, turns)), params, turns * columns)
-    return joint_ratio(found, np.tile(wanted, (1, 1, turns)), range(columns, turns * columns, columns))
+    near, other = _around(joints, NEAR_COLUMNS, len(errors)), _around(places, NEAR_COLUMNS, len(other_errors))
+    return float(errors[near].mean() / other_errors[other].mean())
 
 
 def energy_dip_db(found: Array, wanted: Array, joints: Iterable[int]) -> float:
@@ -188,13 +187,23 @@ def clipped_samples(waveform: Array, rail: float = RAIL) -> int:
     return int((np.abs(waveform) >= rail).sum())
 
 
-def drift_samples(first: Array, last: Array) -> int:
-    """By how many samples the beat of `last` comes late against `first`, two waveforms (channel, sample) of one length.
+def late_samples(first: Array, other: Array) -> int:
+    """By how many samples the beat of `other` comes late against `first`.
 
-    The lag at which their onset envelopes, |x| without its mean, correlate most. What happens between the two
-    must be a whole number of repetitions.
+    Both are waveforms (channel, sample) of one length. The lag at which their onset envelopes correlate most: an
+    envelope is |x[n + 2] - 2 x[n + 1] + x[n]|, which raises clicks above all that is slow, less its mean.
     """
-    envelopes = [np.abs(waveform).sum(axis=0) for waveform in (first, last)]
+    envelopes = [np.abs(np.diff(waveform, 2)).sum(axis=0) for waveform in (first, other)]
     early, late = (envelope - envelope.mean() for envelope in envelopes)
     correlation = scipy.signal.correlate(late, early, mode="full", method="fft")
     return int(correlation.argmax()) - (len(early) - 1)
+
+
+def drift_samples_per_hour(late: Sequence[int], span_s: float) -> float:
+    """How far the beat of equal repetitions slips in an hour, from how late each one is, spread evenly over `span_s`.
+
+    The median of the last quarter less that of the first: a beat that is early once and late once does not drift.
+    """
+    quarter = max(1, len(late) // 4)
+    slipped = float(np.median(late[-quarter:]) - np.median(late[:quarter]))
+    return slipped / (span_s * (len(late) - quarter) / len(late)) * 3_600

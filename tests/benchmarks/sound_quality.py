@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple, get_args
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torchaudio
 
 from shared.contracts import Quality as Level
 from shared.spectrogram_params import SpectrogramParams
-from tests.benchmarks.sound_metrics import Quality, clipped_samples, gain, heard, quality
+from tests.benchmarks.sound_metrics import Quality, quality
 from tests.benchmarks.sound_set import Kind, Picture
 from workers.phase import waveform_from_mel_amplitudes
 from workers.spectrogram import Array
