@@ -50,7 +50,8 @@ def limited(
     start without a step, and what is given begins `lead_samples` before the start and ends as many after the end.
     Raises ValueError when the tail is too short.
     """
-    cells = _Cells(total_samples, max(1, round(total_samples / (sample_rate_hz * _CELL_S))))
+    count = round(total_samples / (sample_rate_hz * _CELL_S))
+    cells = _Cells(total_samples, min(max(1, count), total_samples))
     lead_cells = 1 - cells.last_edge_by(-lead_samples) if lead_samples else 0
     before = KERNEL_REACH - cells.edge(-lead_cells - _HISTORY_CELLS)
     after = KERNEL_REACH + cells.edge(lead_cells + _ATTACK_CELLS + 1)

@@ -29,6 +29,7 @@ from workers.mastering import (
     levels_from_chunks,
     overview_image,
 )
+from workers.tags import Tags
 
 RATE_HZ = 44_100
 
@@ -328,10 +329,10 @@ def test_an_exception_leaves_the_older_file_alone(tmp_path: Path) -> None:
 
 
 def test_a_wav_beyond_four_gigabytes_is_written_as_rf64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where RIFF cannot count the bytes, the file says so in RF64."""
+    """Where RIFF cannot count the bytes, the file says so in RF64, and goes without tags."""
     monkeypatch.setattr(encoding, "_MAX_WAV_BYTES", 10_000)
     path = tmp_path / "track.wav"
-    encode([music(6_000)], {"wav": path}, sample_rate_hz=RATE_HZ, gain=1.0, total_samples=6_000)
+    encode([music(6_000)], {"wav": path}, sample_rate_hz=RATE_HZ, gain=1.0, total_samples=6_000, tags=Tags("long"))
     assert path.read_bytes()[:4] == b"RF64"
     assert soundfile.info(path).frames == 6_000
 
