@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 # One thread for each process: the tests start several, and oversubscribed cores are an order of magnitude slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo up test check bench lock clean
+.PHONY: help setup demo up test check bench bench-sound lock clean
 
 help:            ## Show what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ check: setup     ## Style, types, the import rule, and locks in step with pyproj
 
 bench: setup     ## Measure the farm on this machine
 	$(BIN)/python -m tests.benchmarks.track
+
+bench-sound: setup  ## Measure sound against its baseline (ARGS="--audio FOLDER": on yours too; --quick)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.sound $(ARGS)
 
 lock: setup      ## Make the locks anew from pyproject.toml
 	$(COMPILE) --all-extras --output-file requirements.lock

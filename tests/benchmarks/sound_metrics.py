@@ -137,7 +137,7 @@ def column_errors(found: Array, wanted: Array) -> Array:
 
 
 def joint_ratio(errors: Array, joints: Iterable[int]) -> float:
-    """Mean of `errors` (`column_errors`) within 50 ms of the joints over their mean elsewhere; 1 when nobody can tell where they are.
+    """Mean of `errors` (`column_errors`) within 50 ms of the joints over their mean elsewhere; 1 when nobody can tell.
 
     `joints` are columns: one lies between column j - 1 and column j. Elsewhere is what is 200 ms or more from all
     joints and from both ends. Raises ValueError when there is no joint, or no elsewhere.

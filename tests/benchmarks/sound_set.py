@@ -32,7 +32,7 @@ from workers.spectrogram import (
     mel_amplitudes_from_waveform,
 )
 from workers.training.dataset import draw_pieces
-from workers.training.synthesise import loop_from_piece, loop_from_score
+from workers.training.synthesise import loop_from_piece, loop_from_score, loop_mel_amplitudes
 
 Split = Literal["tune", "held_out"]
 Kind = Literal["model frames", "seed images", "synthesised clips", "your audio"]
@@ -99,7 +99,8 @@ def pictures_from_folder(folder: Path, params: SpectrogramParams) -> list[Pictur
         read, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
         waveform = soxr.resample(read.mean(axis=1), rate_hz, params.sample_rate_hz)[None, :samples]
         if waveform.shape[-1] == samples and waveform.any():
-            found.append(_drawn(path.stem, "your audio", waveform.astype(np.float32), params))
+            mel = _through_8_bits(mel_amplitudes_from_waveform(waveform.astype(np.float32), params), params)
+            found.append(Picture(path.stem, "your audio", mel, waveform.astype(np.float32)))
     if not found:
         raise ValueError(f"{folder} has no sound file of {params.frame_s:g} s or more")
     return found
@@ -144,16 +145,14 @@ def _seed_images(params: SpectrogramParams) -> Iterator[Picture]:
 
 
 def _synthesised(split: Split, params: SpectrogramParams) -> Iterator[Picture]:
-    """Clips that begin anywhere in their bar, as a cut from a recording does."""
+    """Clips that begin anywhere in their bar, as a cut from a recording does; like the seed images, they are loops."""
     rng = np.random.default_rng(CLIP_SEEDS[split])
     for piece in draw_pieces(CLIP_COUNT, CLIP_SEEDS[split]):
         loop = loop_from_piece(piece, params)
-        name = f"{piece.genre} {piece.instrument}, {piece.drums}"
-        yield _drawn(name, "synthesised clips", np.roll(loop, int(rng.integers(len(loop))))[None], params)
+        loop = np.roll(loop, int(rng.integers(len(loop))))
+        mel = _through_8_bits(loop_mel_amplitudes(loop, params), params)
+        yield Picture(f"{piece.genre} {piece.instrument}, {piece.drums}", "synthesised clips", mel, loop[None])
 
 
-def _drawn(name: str, kind: Kind, waveform: Array, params: SpectrogramParams) -> Picture:
-    """The picture of a waveform (channel, sample), through 8 bits."""
-    mel = mel_amplitudes_from_waveform(waveform, params)
-    image = image_from_mel_amplitudes(mel, params)
-    return Picture(name, kind, mel_amplitudes_from_image(image, params, float(mel.max())), waveform)
+def _through_8_bits(mel_amplitudes: Array, params: SpectrogramParams) -> Array:
+    return mel_amplitudes_from_image(image_from_mel_amplitudes(mel_amplitudes, params), params)

@@ -17,7 +17,6 @@ from tests.benchmarks.sound_metrics import column_errors, heard, joint_ratio, se
 from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, loop_overlap_columns, waveform_from_mel_amplitudes
 from workers.spectrogram import Array
 
-
 TURN: Final = 200
 """Columns: far from both edges of a frame and from where blocks of columns end."""
 LOOP_TURNS: Final = 3
