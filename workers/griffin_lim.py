@@ -50,8 +50,9 @@ def waveform_from_mel_amplitudes(
 
 def _waveform_from_linear(amplitudes: torch.Tensor, params: SpectrogramParams) -> Array:
     columns = amplitudes.shape[-1]
-    # A single column has no hop to go: its neighbour is itself.
-    amplitudes = amplitudes if columns > 1 else amplitudes.expand(-1, -1, 2)
+    # A clip shorter than the transform's reach would be refused: silence makes up for what it lacks.
+    lacking = max(0, params.n_fft // (2 * params.hop_length) + 2 - columns)
+    amplitudes = torch.nn.functional.pad(amplitudes, (0, lacking))
     griffin_lim = torchaudio.transforms.GriffinLim(
         n_fft=params.n_fft,
         n_iter=ITERATIONS,

@@ -33,13 +33,13 @@ __all__ = ["BLOCK_COLUMNS", "LOOK_AHEAD_COLUMNS", "StreamState", "loop_overlap_c
 BLOCK_COLUMNS: Final = 128
 """Columns made at once. Chunks whose lengths are multiples of it leave no trace in the waveform."""
 EFFORTS: Final[dict[Quality, Effort]] = {
-    "fast": Effort(oversampling=1, coarse_steps=0, steps=4, momentum=0.8),
-    "standard": Effort(oversampling=2, coarse_steps=12, steps=4, momentum=0.9),
+    "fast": Effort(oversampling=2, coarse_steps=4, steps=1, momentum=0.9),
+    "standard": Effort(oversampling=2, coarse_steps=12, steps=6, momentum=0.9),
     "high": Effort(oversampling=2, coarse_steps=0, steps=128, momentum=0.95),
 }
 
-_CLOSING_STEPS: Final = 8
-"""How many times as many steps the end of a loop takes."""
+_CLOSING_STEPS: Final = 128
+"""How many more steps the end of a loop takes."""
 
 Array = NDArray[np.float32]
 Columns = NDArray[np.complex64]
@@ -211,7 +211,7 @@ class _Stream:
         if state is None or state.opening.shape[-1] < 2 * half:
             raise ValueError("a loop's last chunk needs the state of chunks that were made for a loop")
         past, _, fixed = self._past(len(mel_amplitudes), state)
-        careful = replace(self, effort=replace(self.effort, steps=_CLOSING_STEPS * self.effort.steps))
+        careful = replace(self, effort=replace(self.effort, steps=self.effort.steps + _CLOSING_STEPS))
         solved = careful._solved(mel_amplitudes[..., fixed:], past, state.opening)
         signal = self._signal(np.concatenate([solved, state.opening], axis=-1), state)
         return self._weighed(signal, 0, 2 * half, columns + half, columns + 4 * half)

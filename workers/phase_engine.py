@@ -25,8 +25,9 @@ from workers.phase_gradient import columns_from_polar, first_phase
 from workers.phase_grid import Frame, Grid
 from workers.projection import add_columns, add_projected, projected_columns, tile_for, weighted
 
-FLOOR: Final = 1e-6
-"""Mel amplitudes this low are as good as none."""
+_FLOOR: Final = 1e-6
+"""Mel amplitudes this much below a channel's loudest are as good as none."""
+_TINY: Final = 1e-20
 _LEAST_WEIGHT: Final = 1e-3
 
 Floats = NDArray[np.float32]
@@ -57,11 +58,16 @@ def solved_columns(wanted: Floats, past: Columns, future: Columns, grid: Grid, e
     for channel, (re, im) in enumerate(first_columns(wanted, past, future, grid)):
         stride = re.size // grid.bins
         base = _fixed_signal(past[channel], future[channel], columns, stride, grid)
-        goal = _goal(wanted[channel], stride, FLOOR)
+        goal = _goal(wanted[channel], stride, floor_below(wanted[channel]))
         _improve(re, im, base, past.shape[-1], columns + future.shape[-1], goal, grid, effort)
         for part, values in ((solved.real, re), (solved.imag, im)):
             part[channel] = values.reshape(grid.bins, stride)[:, :columns]
     return solved
+
+
+def floor_below(wanted: Floats) -> float:
+    """What is added to a channel's mel amplitudes wherever they divide or are divided."""
+    return max(_FLOOR * float(wanted.max(initial=0.0)), _TINY)
 
 
 def first_columns(wanted: Floats, past: Columns, future: Columns, grid: Grid) -> list[tuple[Floats, Floats]]:

@@ -33,6 +33,8 @@ from workers.lanes import (
 _FLOOR: Final = 1e-7
 _UNREACHED: Final = np.float32(1e-12)
 """How much a bin weighs as a start of its own against being reached from the past."""
+_LEAD: Final = 1e-3
+"""How much of all channels' past is in the phase that each one starts from."""
 
 Floats = NDArray[np.float32]
 
@@ -85,7 +87,9 @@ def first_phase(
     heights = np.log(np.maximum(ground, np.float32(lowest)))
     # A slope at the last column goes on as it came.
     heights[:, columns + 1] = 2 * heights[:, columns] - heights[:, columns - 1]
-    start = (np.angle(past) / (2 * np.pi)).astype(np.float32) + gradient.middle
+    # Where a channel is silent its phase is chance: there it goes with the others.
+    led = past + np.complex64(_LEAD) * past.sum(axis=0)
+    start = (np.angle(led) / (2 * np.pi)).astype(np.float32) + gradient.middle
     phases = np.zeros((len(amplitudes), bins * stride), np.float32)
     room = tuple(aligned_zeros(bins * LANES) for _ in range(4))
     _spread(ground.ravel(), heights.ravel(), width, columns, stride, gradient, start, phases, room)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workers.phase_engine import FLOOR, Effort, first_columns, weight
+from workers.phase_engine import Effort, first_columns, floor_below, weight
 from workers.phase_grid import Grid
 
 Floats = NDArray[np.float32]
@@ -29,7 +29,8 @@ def solved_columns(
     coarse = _OnDevice(grid.coarse or grid, torch.device(device))
     parts = np.array(first_columns(wanted, past, future, grid))
     first = (parts[:, 0] + 1j * parts[:, 1]).reshape(len(wanted), grid.bins, -1)[..., :columns]
-    goal = torch.from_numpy(wanted).to(device) + FLOOR
+    floor = torch.tensor([floor_below(channel) for channel in wanted], device=device)[:, None, None]
+    goal = torch.from_numpy(wanted).to(device) + floor
     fixed = [on_device.signal(torch.from_numpy(np.ascontiguousarray(each)).to(device)) for each in (past, future)]
     hops = start + columns + future.shape[-1] + 2 * grid.half - 1
     base = _placed(fixed[0], 0, hops) + _placed(fixed[1], start + columns, hops)
@@ -42,7 +43,7 @@ def solved_columns(
         ahead = signal + momentum * (signal - previous)
         previous, momentum, stage = signal, effort.momentum, its_stage
         found = stage.columns(ahead[:, start : start + columns + 2 * grid.half - 1])
-        ratio = goal / (stage.mel @ found.abs() + FLOOR)
+        ratio = goal / (stage.mel @ found.abs() + floor)
         estimate = found * (stage.share @ ratio)
     solved: Columns = estimate.cpu().numpy()
     return solved
