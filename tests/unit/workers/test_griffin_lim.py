@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.unit.workers.test_phase import MONO, SMALL, convergence_db, drawn, noise_picture, tones
+from tests.unit.workers.test_phase import one_thread as one_thread
 from workers.griffin_lim import waveform_from_mel_amplitudes
 from workers.phase import LOOK_AHEAD_COLUMNS
 from workers.phase import waveform_from_mel_amplitudes as stream

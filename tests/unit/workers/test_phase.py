@@ -32,7 +32,8 @@ ODD = SpectrogramParams(
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """More threads than cores, in tests side by side, take ten times as long."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.workers.test_phase import MONO, ODD, SMALL, convergence_db, drawn, drums, noise_picture, tones
+from tests.unit.workers.test_phase import one_thread as one_thread
 from workers import fourier, lanes
 from workers.phase import EFFORTS, waveform_from_mel_amplitudes
 from workers.phase_engine import first_columns, solved_columns

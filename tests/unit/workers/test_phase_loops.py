@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shared.contracts import Quality
 from shared.spectrogram_params import SpectrogramParams
 from tests.unit.workers.test_phase import MONO, SMALL, drawn, noise_picture, tones
+from tests.unit.workers.test_phase import one_thread as one_thread
 from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, loop_overlap_columns, waveform_from_mel_amplitudes
 from workers.spectrogram import Array, mel_amplitudes_from_waveform
 
@@ -75,7 +76,7 @@ def test_the_end_runs_into_the_start(columns: int) -> None:
     wrap = slice(columns - 5, columns + 5)
     turns = np.tile(loop(mel, MONO), (1, 3))
     endless, _ = waveform_from_mel_amplitudes(np.tile(mel, (1, 1, 3)), MONO)
-    assert errors_by_column(turns, mel)[wrap].mean() <= 1.1 * errors_by_column(endless, mel)[wrap].mean()
+    assert errors_by_column(turns, mel)[wrap].mean() <= 1.2 * errors_by_column(endless, mel)[wrap].mean()
     found = mel_amplitudes_from_waveform(turns, MONO)[..., wrap]
     wanted = np.tile(mel, (1, 1, 3))[..., wrap]
     assert abs(20 * np.log10(np.linalg.norm(found) / np.linalg.norm(wanted))) < 0.5
