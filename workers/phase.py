@@ -113,23 +113,13 @@ def waveform_from_mel_amplitudes(
     Raises ValueError when there are too few columns, when amplitudes are no finite numbers from 0 up, or when the
     window is too long for the look-ahead.
     """
-    half = half_window_hops(params)
-    own = mel_amplitudes.shape[-1] - (LOOK_AHEAD_COLUMNS if is_loop or not is_last else 0)
-    if own < 1:
-        raise ValueError("a chunk needs a column of its own, and its look-ahead unless it is the last")
-    if state is not None and mel_amplitudes.shape[-1] < LOOK_AHEAD_COLUMNS:
-        raise ValueError("a chunk may not be shorter than the look-ahead of the one before")
-    if not (np.isfinite(mel_amplitudes).all() and (mel_amplitudes >= 0).all()):
-        raise ValueError("mel amplitudes must be finite numbers from 0 up")
-    is_first, is_closing = state is None, is_loop and is_last
-    least = LOOK_AHEAD_COLUMNS + half
-    if is_loop and own < (2 * least if is_first and is_last else least):
-        raise ValueError(f"a loop needs {2 * least} columns, and {least} of them in each chunk")
+    own = _own_columns(mel_amplitudes, params, state is None, is_last, is_loop)
+    is_closing = is_loop and is_last
     if quality == "griffin_lim":
         return _griffin_lim_chunk(mel_amplitudes[..., :own], params, state, is_last, is_loop, on_block)
     stream = _Stream(grid_for(params, EFFORTS[quality].oversampling), EFFORTS[quality], device, is_loop)
     blocks = []
-    for start, stop in itertools.pairwise(_edges(own, is_closing, is_first)):
+    for start, stop in itertools.pairwise(_edges(own, is_closing, is_first=state is None)):
         seen = np.ascontiguousarray(mel_amplitudes[..., start : stop + LOOK_AHEAD_COLUMNS], np.float32)
         if is_closing and stop == own:
             blocks.append(stream.closed(seen, state))
@@ -139,6 +129,21 @@ def waveform_from_mel_amplitudes(
         if on_block:
             on_block(stop / own)
     return np.concatenate(blocks, axis=-1), None if is_last else state
+
+
+def _own_columns(mel_amplitudes: Array, params: SpectrogramParams, is_first: bool, is_last: bool, is_loop: bool) -> int:
+    """How many columns are the chunk's own. Raises ValueError when they, or the look-ahead, cannot be."""
+    own: int = mel_amplitudes.shape[-1] - (LOOK_AHEAD_COLUMNS if is_loop or not is_last else 0)
+    if own < 1:
+        raise ValueError("a chunk needs a column of its own, and its look-ahead unless it is the last")
+    if not is_first and mel_amplitudes.shape[-1] < LOOK_AHEAD_COLUMNS:
+        raise ValueError("a chunk may not be shorter than the look-ahead of the one before")
+    if not (np.isfinite(mel_amplitudes).all() and (mel_amplitudes >= 0).all()):
+        raise ValueError("mel amplitudes must be finite numbers from 0 up")
+    least = LOOK_AHEAD_COLUMNS + half_window_hops(params)
+    if is_loop and own < (2 * least if is_first and is_last else least):
+        raise ValueError(f"a loop needs {2 * least} columns, and {least} of them in each chunk")
+    return own
 
 
 def _griffin_lim_chunk(
@@ -172,6 +177,8 @@ def _edges(own: int, is_closing: bool, is_first: bool) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
+    """How the blocks of a track are made."""
+
     grid: Grid
     effort: Effort
     device: str
