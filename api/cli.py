@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from api.client import Client, FarmError
-from shared.contracts import Job
+from shared.contracts import LOUDNESS_LUFS, ConvertRequest, Job, TrackRequest
 from shared.errors import RiffarmError
 from shared.spectrogram_params import SpectrogramParams
 
@@ -62,6 +62,10 @@ def render(
     seed_image: Annotated[str | None, typer.Option(help="A built-in seed image, or a picture file of yours.")] = None,
     denoising_strength: Annotated[float, typer.Option(help="0 keeps the seed image, 1 ignores it.")] = 0.75,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    loop: Annotated[bool, typer.Option("--loop", help="Let the end run into the start.")] = False,
+    tempo: Annotated[float | None, typer.Option(help="Beats per minute of the grid that frames lie on.")] = None,
+    quality: Annotated[str, typer.Option(help="Of the sound: fast, standard or high.")] = "standard",
+    loudness: Annotated[float, typer.Option(help="Integrated loudness in LUFS.")] = LOUDNESS_LUFS,
     model: Annotated[str, typer.Option(help="A model the farm serves.")] = "riffarm-mini",
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="wav, flac, mp3, ogg or opus; may be given again.")
@@ -82,10 +86,18 @@ def render(
         for index, prompt in enumerate(prompts)
     ]
     default_s = FRAME_S if len(prompts) == 1 else 4 * FRAME_S * len(prompts)
+    duration_s = duration_s_from_text(duration) if duration else default_s
+    if loop and len(points) == 1 and duration_s >= 2 * FRAME_S:
+        # There and back between two noises, so that a long loop of one prompt does not stand still.
+        points += [points[0] | ({"seed": (seed[0] + 2**31) % 2**32} if seed else {})]
     request: dict[str, Any] = {
         # One prompt as a clip: over a longer time it walks between two noises instead of repeating one frame.
-        **({"type": "clip", **points[0]} if len(points) == 1 else {"type": "track", "keyframes": points}),
-        "duration_s": duration_s_from_text(duration) if duration else default_s,
+        **({"type": "clip", **points[0]} if len(points) == 1 and not loop else {"type": "track", "keyframes": points}),
+        **({"loop": True} if loop else {}),
+        **({"tempo_bpm": tempo} if tempo else {}),
+        "duration_s": duration_s,
+        "quality": quality,
+        "loudness_lufs": loudness,
         "num_inference_steps": steps,
         "model": model,
         "formats": wanted,
@@ -215,7 +227,10 @@ def _report(job: Job, files: list[Path], *, as_json: bool) -> None:
     done, metrics = job.progress, job.metrics
     if done.frames_reused:
         console.print(f"{done.frames_reused} of {done.frames_total} frames had been rendered before and were reused.")
-    seeds = [one.seed for one in job.input.keyframes] if job.input.type == "track" else [job.input.seed]
+    if isinstance(job.input, TrackRequest):
+        seeds = [one.seed for one in job.input.keyframes]
+    else:
+        seeds = [] if isinstance(job.input, ConvertRequest) else [job.input.seed]
     console.print(
         f"{metrics.audio_s:g} s of sound in {metrics.audio_s / (metrics.realtime_factor or 1):.1f} s"
         f" ({metrics.realtime_factor:g} × real time), seeds {', '.join(map(str, seeds))}."

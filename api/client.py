@@ -100,10 +100,10 @@ class Client:
                 return
             time.sleep(_POLL_S)
 
-    def upload(self, picture: Path) -> str:
-        """Upload a picture; the id that a request's seed_image or mask_image takes."""
-        with picture.open("rb") as content:
-            answer = self._call("POST", "/v1/uploads", files={"content": (picture.name, content)})
+    def upload(self, file: Path) -> str:
+        """Upload a picture or audio; the id that a request's seed_image, mask_image or source takes."""
+        with file.open("rb") as content:
+            answer = self._call("POST", "/v1/uploads", files={"content": (file.name, content)})
         return str(answer.json()["id"])
 
     def download(self, output: Output, path: Path) -> None:

@@ -10,25 +10,31 @@ import binascii
 import contextlib
 import ipaddress
 import json
-import re
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Final
 
 import httpx
 
-from shared.catalogue import UPLOAD_PREFIX, ModelEntry, seed_images
-from shared.contracts import MAX_DURATION_S, ClipRequest, Job, TrackRequest
+from shared.catalogue import ModelEntry, seed_images
+from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, Job, TrackRequest
 from shared.dispatch import Dispatcher
 from shared.endings import follow_up_end
 from shared.errors import FieldError, InvalidRequestError, RiffarmError
 from shared.job_store import JobStore, created_ms_from_job_id, new_job_id
 from shared.job_view import JobView
-from shared.object_store import ObjectStore, job_manifest_key, upload_key
-from shared.plan import Plan, ResolvedRequest, Sources, resolve
+from shared.object_store import ObjectStore, job_manifest_key
+from shared.plan import Conversion, Plan, RenderRequest, ResolvedRequest, Sources, frame_length, resolve
 from shared.settings import Settings
+from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
+from shared.uploads import AudioUpload, ImageUpload, upload_from_id
 
 _PAGE: Final = 200
+_GRID: Final = SpectrogramParams()
+_MIN_LOOP_S: Final = 1.0
+_WIDEST: Final = 2
+"""How many times longer or shorter than usual a tempo may make a frame: models are trained on one length."""
 Filter = Callable[[dict[str, str]], bool]
 """Whether a job with these fields is wanted."""
 
@@ -51,35 +57,52 @@ class Jobs:
         self.models = models
         self.view = JobView(settings, object_store)
 
-    def plan(self, request: ResolvedRequest) -> Plan:
+    def plan(self, request: ResolvedRequest) -> Plan | Conversion:
         """The plan of a request, checked against what this farm has. Raises InvalidRequestError."""
-        errors = [*self._wrong_fields(request)]
-        pictures = {}
-        for field in ("seed_image", "mask_image"):
-            picture_id = getattr(request, field)
-            pictures[field] = self._picture_sha256(picture_id) if picture_id else None
-            if picture_id and pictures[field] is None:
-                errors.append(FieldError(field, "unknown picture", picture_id, [*seed_images(), "an upload's id"]))
-        if errors:
+        plan = self._conversion(request) if isinstance(request, ConvertRequest) else self._rendering(request)
+        if errors := [*self._wrong_common_fields(request)]:
             raise InvalidRequestError(*errors)
-        sources = Sources(self.models[request.model].revision, pictures["seed_image"], pictures["mask_image"])
-        plan = Plan(resolve(request, lambda: secrets.randbelow(2**32)), sources)
-        if isinstance(request, TrackRequest) and len(request.keyframes) > plan.frames_total:
-            needed_s = (len(request.keyframes) - 1) * plan.params.frame_s
-            message = f"{len(request.keyframes)} keyframes need as many frames of {plan.params.frame_s:g} s"
-            raise InvalidRequestError(FieldError("duration_s", message, request.duration_s, f"> {needed_s:g}"))
         return plan
 
-    def _wrong_fields(self, request: ResolvedRequest) -> Iterator[FieldError]:
+    def _conversion(self, request: ConvertRequest) -> Conversion:
+        upload = upload_from_id(self.object_store, request.source)
+        if upload is None:
+            raise InvalidRequestError(FieldError("source", "unknown upload", request.source, "an upload's id"))
+        low, high = request.f_min_hz or _GRID.f_min_hz, request.f_max_hz or _GRID.f_max_hz
+        if low >= high:
+            field = "f_min_hz" if request.f_min_hz is not None else "f_max_hz"
+            raise InvalidRequestError(FieldError(field, "f_min_hz must lie below f_max_hz", low, f"< {high:g}"))
+        return Conversion(request, Sources(model_revision=""), getattr(upload, "duration_s", 0.0))
+
+    def _rendering(self, request: RenderRequest) -> Plan:
+        errors = [*self._wrong_fields(request)]
+        pictures = {field: self._picture_sha256(field, request, errors) for field in ("seed_image", "mask_image")}
+        if errors:
+            raise InvalidRequestError(*errors)
+        seed_image = seed_images().get(request.seed_image or "")
+        sources = Sources(
+            self.models[request.model].revision,
+            pictures["seed_image"],
+            pictures["mask_image"],
+            seed_image.beats if seed_image else None,
+        )
+        plan = Plan(resolve(request, lambda: secrets.randbelow(2**32)), sources)
+        if errors := [*_wrong_lengths(plan)]:
+            raise InvalidRequestError(*errors)
+        return plan
+
+    def _wrong_fields(self, request: RenderRequest) -> Iterator[FieldError]:
         if request.model not in self.models:
             yield FieldError("model", "unknown model", request.model, [*self.models])
         if request.mask_image and not request.seed_image:
             yield FieldError("mask_image", "a mask needs a seed image to keep", request.mask_image, "with seed_image")
-        if len(set(request.formats)) < len(request.formats):
-            yield FieldError("formats", "each format once", ", ".join(request.formats), "no repeats")
         if isinstance(request, ClipRequest) and request.variations * request.duration_s > MAX_DURATION_S:
             total_s = request.variations * request.duration_s
             yield FieldError("variations", "too much sound in one job", total_s, f"<= {MAX_DURATION_S} s in all")
+
+    def _wrong_common_fields(self, request: ResolvedRequest) -> Iterator[FieldError]:
+        if len(set(request.formats)) < len(request.formats):
+            yield FieldError("formats", "each format once", ", ".join(request.formats), "no repeats")
         if request.webhook:
             yield from self._wrong_webhook(request.webhook.url)
 
@@ -101,13 +124,19 @@ class Jobs:
             return self.settings.webhook_allow_loopback and url.scheme in ("http", "https")
         return url.scheme == "https" and not _is_internal(url.host)
 
-    def _picture_sha256(self, picture_id: str) -> str | None:
-        if not picture_id.startswith(UPLOAD_PREFIX):
-            entry = seed_images().get(picture_id)
-            return entry.sha256 if entry else None
-        sha256 = picture_id.removeprefix(UPLOAD_PREFIX)
-        is_hash = re.fullmatch("[0-9a-f]{64}", sha256)
-        return sha256 if is_hash and self.object_store.exists(upload_key(sha256)) else None
+    def _picture_sha256(self, field: str, request: RenderRequest, errors: list[FieldError]) -> str | None:
+        """The hash of the picture named in a field; what is wrong with it is added to `errors`."""
+        picture_id: str | None = getattr(request, field)
+        if picture_id is None:
+            return None
+        if picture_id in seed_images():
+            return seed_images()[picture_id].sha256
+        upload = upload_from_id(self.object_store, picture_id)
+        if isinstance(upload, ImageUpload):
+            return upload.sha256
+        message = "this upload is a sound, not a picture" if isinstance(upload, AudioUpload) else "unknown picture"
+        errors.append(FieldError(field, message, picture_id, [*seed_images(), "a picture's upload id"]))
+        return None
 
     def submit(self, request: ResolvedRequest) -> str:
         """Record a job in storage, then in Redis, queue its first work; its id. All or nothing."""
@@ -118,6 +147,8 @@ class Jobs:
         self.object_store.put(job_manifest_key(job_id), json.dumps({"id": job_id, **fields}).encode())
         try:
             self.job_store.create(job_id, fields)
+            for sentence in plan.warnings:
+                self.job_store.warn(job_id, sentence)
             self.dispatcher.move_on(job_id, plan)
         except RiffarmError:
             # The client is told that nothing was recorded, so nothing may stay.
@@ -154,18 +185,38 @@ class Jobs:
         return found, None
 
 
-def _fields_of(plan: Plan, created_ms: int) -> dict[str, str | int | float]:
-    request, sources = plan.request, plan.sources
-    named = {
-        "model_revision": sources.model_revision,
-        "seed_image_sha256": sources.seed_image_sha256,
-        "mask_image_sha256": sources.mask_image_sha256,
-    }
+def _wrong_lengths(plan: Plan) -> Iterator[FieldError]:
+    """What does not fit: a tempo into a frame, keyframes into the track, a loop into columns."""
+    request, duration_s = plan.request, plan.request.duration_s
+    if request.tempo_bpm is not None:
+        at_1_bpm = frame_length(1.0, plan.sources.seed_image_beats, plan.params)
+        if not FRAME_COLUMNS / _WIDEST <= plan.frame_length <= FRAME_COLUMNS * _WIDEST:
+            slowest, fastest = (at_1_bpm / FRAME_COLUMNS / _WIDEST, at_1_bpm / FRAME_COLUMNS * _WIDEST)
+            message = f"the {plan.sources.seed_image_beats} beats of {request.seed_image} do not fit a frame"
+            allowed = f"{float(slowest):g}..{float(fastest):g}"
+            yield FieldError("tempo_bpm", message, request.tempo_bpm, allowed)
+    if not isinstance(request, TrackRequest):
+        return
+    count = len(request.keyframes)
+    if count > plan.frames_total:
+        needed_s = float((count - 1) * plan.frame_length) / plan.params.columns_per_s
+        message = f"{count} keyframes need as many frames of {float(plan.frame_length) / plan.params.columns_per_s:g} s"
+        yield FieldError("duration_s", message, duration_s, f"> {needed_s:g}")
+    if request.loop and plan.part_samples % plan.params.hop_length:
+        below = plan.part_samples // plan.params.hop_length / plan.params.columns_per_s
+        allowed = f"{below:g} or {below + 1 / plan.params.columns_per_s:g}"
+        yield FieldError("duration_s", "a loop is whole columns of 10 ms long", duration_s, allowed)
+    if request.loop and duration_s < _MIN_LOOP_S:
+        yield FieldError("duration_s", "too short for a loop", duration_s, f">= {_MIN_LOOP_S:g}")
+
+
+def _fields_of(plan: Plan | Conversion, created_ms: int) -> dict[str, str | int | float]:
+    request = plan.request
     return {
         "type": request.type,
         "created_ms": created_ms,
         "input": request.model_dump_json(),
-        "sources": json.dumps(named),
+        "sources": json.dumps(asdict(plan.sources)),
         "labels": json.dumps(request.labels),
         "frames_total": plan.frames_total,
         "chunks_total": plan.chunks_total,

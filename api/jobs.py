@@ -34,7 +34,7 @@ from shared.contracts import (
 from shared.errors import FieldError, InvalidRequestError, NotFoundError
 from shared.job_view import output_signature
 from shared.object_store import LocalDiskStore, frame_key, output_key
-from shared.plan import frame_hash
+from shared.plan import Conversion, Plan, frame_hash
 
 _POLL_S: Final = 0.2
 _WAIT: Final = re.compile(r"wait=(\d{1,3})")
@@ -103,17 +103,23 @@ def _wait_s(prefer: str) -> int:
 def plan_job(body: JobRequest, farm: Farm) -> Response:
     """Answer what a request would render and how much of it is ready; nothing is recorded or queued."""
     plan = farm.plan(body)
+    if isinstance(plan, Conversion):
+        return _summary(plan, 0, 0)
     # Looking at every frame of a ten-hour track would take longer than the answer is worth.
     sample = range(0, plan.frames_total, max(1, plan.frames_total // 256))
     ready = sum(farm.object_store.exists(frame_key(frame_hash(plan.frame(index)))) for index in sample)
-    frames_ready = round(ready * plan.frames_total / len(sample))
+    return _summary(plan, round(ready * plan.frames_total / len(sample)), plan.parts * plan.part_samples)
+
+
+def _summary(plan: Plan | Conversion, frames_ready: int, samples_total: int) -> Response:
     summary = PlanSummary(
         frames_total=plan.frames_total,
         frames_ready=frames_ready,
         batches_total=plan.batches_total,
         chunks_total=plan.chunks_total,
         duration_s=plan.audio_s,
-        samples_total=plan.parts * plan.part_samples,
+        samples_total=samples_total,
+        warnings=list(plan.warnings),
         input=plan.request,
     )
     return Response(summary.model_dump_json(), media_type="application/json")

@@ -19,7 +19,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from shared.contracts import ClipRequest, JobType, Keyframe, PowerCurve, TrackRequest, Webhook
+from shared.contracts import ClipRequest, ConvertRequest, JobType, Keyframe, PowerCurve, TrackRequest, Webhook
 from shared.errors import (
     AccessDeniedError,
     FieldError,
@@ -52,7 +52,7 @@ PROBLEMS: Final = {
         Problem("url_expired", 403, "This link no longer works", "Read the job again for a fresh link."),
         Problem("not_found", 404, "There is no such thing", "Check the path and the id; /docs lists every path."),
         Problem("method_not_allowed", 405, "This path has no such method", "See /docs for what each path takes."),
-        Problem("body_too_large", 413, "The body is too large", "Send less; pictures go to /v1/uploads."),
+        Problem("body_too_large", 413, "The body is too large", "Send less; pictures and audio go to /v1/uploads."),
         Problem(
             "unsupported_media_type", 415, "This kind of content is not taken", "See /docs for what each path takes."
         ),
@@ -71,7 +71,7 @@ _CODE_OF_ERROR: Final[dict[type[RiffarmError], str]] = {
     StorageUnavailableError: "storage_unavailable",
     QueueUnavailableError: "queue_unavailable",
 }
-_REQUESTS: Final[dict[str, type[BaseModel]]] = {"clip": ClipRequest, "track": TrackRequest}
+_REQUESTS: Final[dict[str, type[BaseModel]]] = {"clip": ClipRequest, "track": TrackRequest, "convert": ConvertRequest}
 _INNER_MODELS: Final[dict[str, type[BaseModel]]] = {
     "keyframes": Keyframe,
     "alpha_curve": PowerCurve,

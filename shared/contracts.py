@@ -15,10 +15,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 MAX_SEED: Final = 2**32 - 1
 MAX_DURATION_S: Final = 36_000.0
 MAX_PROMPT_CHARACTERS: Final = 500
+LOUDNESS_LUFS: Final = -16.0
+"""What sound is brought to unless asked otherwise: loud, while the limiter has next to nothing to do."""
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 Stage = Literal["rendering", "sounding", "encoding"]
-JobType = Literal["clip", "track"]
+JobType = Literal["clip", "track", "convert"]
 Priority = Literal["interactive", "normal", "bulk"]
 Format = Literal["wav", "flac", "mp3", "ogg", "opus"]
 Sampler = Literal["dpmpp_2m", "ddim"]
@@ -89,6 +91,25 @@ class PowerCurve(_Contract):
 
 
 class _Request(_Contract):
+    formats: list[Format] = Field(default=["flac"], min_length=1, max_length=5, description="Audio files to make.")
+    loudness_lufs: float = Field(
+        LOUDNESS_LUFS,
+        ge=-60,
+        le=-5,
+        description="Integrated loudness of the whole in LUFS (BS.1770); peaks stay below -1 dBTP.",
+    )
+    quality: Quality = Field(
+        "standard",
+        description="Care taken to find the sound of a picture; griffin_lim is slow and there for comparison.",
+    )
+    priority: Priority = Field("normal", description="Queue to wait in.")
+    webhook: Webhook | None = Field(None, description="Where to post signed news of this job.")
+    labels: dict[Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]] = Field(
+        default_factory=dict, max_length=16, description="Your own marks, to filter by."
+    )
+
+
+class _RenderRequest(_Request):
     duration_s: float = Field(
         5.12, ge=0.1, le=MAX_DURATION_S, description="Length of the sound in seconds; exact to the sample."
     )
@@ -98,19 +119,23 @@ class _Request(_Contract):
     mask_image: PictureId | None = Field(
         None, description="Id of an uploaded mask: white repaints, black keeps the seed image."
     )
+    tempo_bpm: float | None = Field(
+        None,
+        ge=20,
+        le=400,
+        description="Beats per minute of the grid that frames lie on: a frame is made as long as its beats. "
+        "When left out, a frame is 5.12 s, and a built-in seed image keeps its own tempo.",
+    )
+    joins: Joins = Field(
+        "blend", description="How frames meet: blend fades from one to the next, cut lays them side by side."
+    )
     model: str = Field("riffarm-mini", max_length=200, description="Name of a model this farm serves.")
     sampler: Sampler = Field("dpmpp_2m", description="The denoising method.")
     num_inference_steps: int = Field(20, ge=1, le=150, description="Denoising steps at strength 1.")
     guidance_scale: Guidance = Field(5.0, description="How strictly to follow the prompt.")
-    formats: list[Format] = Field(default=["flac"], min_length=1, max_length=5, description="Audio files to make.")
-    priority: Priority = Field("normal", description="Queue to wait in.")
-    webhook: Webhook | None = Field(None, description="Where to post signed news of this job.")
-    labels: dict[Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]] = Field(
-        default_factory=dict, max_length=16, description="Your own marks, to filter by."
-    )
 
 
-class ClipRequest(_Request):
+class ClipRequest(_RenderRequest):
     """One prompt, and as many variations of it as asked for."""
 
     type: Literal["clip"] = "clip"
@@ -123,7 +148,7 @@ class ClipRequest(_Request):
     )
 
 
-class TrackRequest(_Request):
+class TrackRequest(_RenderRequest):
     """A walk from keyframe to keyframe, rendered as one piece of sound."""
 
     type: Literal["track"] = "track"
@@ -131,10 +156,31 @@ class TrackRequest(_Request):
     alpha_curve: Literal["linear", "smooth"] | PowerCurve = Field(
         "linear", description="How alpha moves between two keyframes."
     )
+    loop: bool = Field(
+        False,
+        description="Whether the end runs into the start: the walk goes back to its first keyframe, "
+        "and no seam is left in the sound.",
+    )
 
 
-JobRequest = Annotated[ClipRequest | TrackRequest, Field(discriminator="type")]
-JOB_REQUEST: Final[TypeAdapter[ClipRequest | TrackRequest]] = TypeAdapter(JobRequest)
+class ConvertRequest(_Request):
+    """An uploaded spectrogram picture as audio, or uploaded audio as a spectrogram picture (PNG)."""
+
+    type: Literal["convert"] = "convert"
+    source: PictureId = Field(description="Id of the upload: a picture becomes audio, audio a picture.")
+    stereo: bool | None = Field(
+        None, description="Two channels, drawn in green and blue; a picture's own EXIF decides when left out."
+    )
+    f_min_hz: Annotated[float, Field(ge=0, le=22_050)] | None = Field(
+        None, description="Lowest frequency drawn; the picture's own, or 0, when left out."
+    )
+    f_max_hz: Annotated[float, Field(gt=0, le=22_050)] | None = Field(
+        None, description="Highest frequency drawn; the picture's own, or 10,000, when left out."
+    )
+
+
+JobRequest = Annotated[ClipRequest | TrackRequest | ConvertRequest, Field(discriminator="type")]
+JOB_REQUEST: Final[TypeAdapter[ClipRequest | TrackRequest | ConvertRequest]] = TypeAdapter(JobRequest)
 
 
 class FrameEnd(_Contract):
@@ -250,5 +296,6 @@ class PlanSummary(_Contract):
     batches_total: int
     chunks_total: int
     duration_s: float
-    samples_total: int
+    samples_total: int = Field(description="Samples of all parts; 0 for a conversion, whose length its source has.")
+    warnings: list[str]
     input: JobRequest

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from shared.contracts import JOB_REQUEST, Priority, Stage, WebhookEvent
+from shared.contracts import JOB_REQUEST, ConvertRequest, Priority, Stage, WebhookEvent
 from shared.errors import QueueUnavailableError
 from shared.job_store import SUBMITTED, JobStore
-from shared.plan import Plan, Sources
+from shared.plan import Conversion, Plan, Sources
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -76,9 +76,10 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
-def plan_of(job: dict[str, str]) -> Plan:
+def plan_of(job: dict[str, str]) -> Plan | Conversion:
     """The plan of a recorded job."""
-    return Plan(JOB_REQUEST.validate_json(job["input"]), Sources(**json.loads(job["sources"])))
+    request, sources = JOB_REQUEST.validate_json(job["input"]), Sources(**json.loads(job["sources"]))
+    return Conversion(request, sources) if isinstance(request, ConvertRequest) else Plan(request, sources)
 
 
 class Dispatcher:
@@ -89,32 +90,34 @@ class Dispatcher:
         self._job_store = job_store
         self._window = window
 
-    def move_on(self, job_id: str, plan: Plan, finished: str = SUBMITTED) -> list[str]:
+    def move_on(self, job_id: str, plan: Plan | Conversion, finished: str = SUBMITTED) -> list[str]:
         """Queue what may start now that item `finished` is recorded as done. Safe to call twice.
 
         Raises QueueUnavailableError when Redis does not answer.
         """
         chunk = self._job_store.next_chunk(job_id)
-        needed = plan.chunk(chunk).needed_frames if chunk < plan.chunks_total else range(0)
+        needed = plan.chunk(chunk).needed_frames if isinstance(plan, Plan) and chunk < plan.chunks_total else ()
         items = self._job_store.release(
             job_id, finished, self._window, plan.batches_total, plan.chunks_total, chunk, needed
         )
         for item in items:
-            self._publish(job_id, item, plan.request.priority)
+            self._publish(job_id, item, plan)
         return items
 
     def announce(self, job_id: str, event: WebhookEvent) -> None:
         """Queue the webhook for a job's end."""
         self._send(POST_WEBHOOK, DELIVER_QUEUE, job_id=job_id, event=event)
 
-    def _publish(self, job_id: str, item: str, priority: Priority) -> None:
+    def _publish(self, job_id: str, item: str, plan: Plan | Conversion) -> None:
         match item[0]:
             case "b":
-                self._send(RENDER_BATCH, RENDER_QUEUES[priority], job_id=job_id, batch=int(item[1:]))
+                self._send(RENDER_BATCH, RENDER_QUEUES[plan.request.priority], job_id=job_id, batch=int(item[1:]))
             case "c":
                 self._send(SOUND_CHUNK, SOUND_QUEUE, job_id=job_id, chunk=int(item[1:]))
             case _:
-                self._send(DELIVER, DELIVER_QUEUE, job_id=job_id)
+                # A conversion makes sound; what waits to be uploaded should not wait for it.
+                queue = SOUND_QUEUE if isinstance(plan, Conversion) else DELIVER_QUEUE
+                self._send(DELIVER, queue, job_id=job_id)
 
     def _send(self, task: str, queue: str, **arguments: str | int) -> None:
         try:

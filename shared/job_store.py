@@ -59,7 +59,7 @@ redis.call('HINCRBY', KEYS[1], ARGV[3], ARGV[4])
 return 1
 """
 
-# KEYS job, frames, moves · ARGV by, window, batches_total, chunks_total, chunk, first and last frame it needs
+# KEYS job, frames, moves · ARGV by, window, batches_total, chunks_total, chunk, the frames it needs, …
 # Releases the work that may start now that `by` is finished, and remembers it: asked again, it answers the same.
 _RELEASE = """
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -79,8 +79,8 @@ while next_batch < tonumber(ARGV[3]) and next_batch - tonumber(f[2]) < tonumber(
 end
 if next_chunk == tonumber(ARGV[5]) and next_chunk == chunks_done and next_chunk < tonumber(ARGV[4]) then
   local ready = true
-  for frame = tonumber(ARGV[6]), tonumber(ARGV[7]) do
-    if redis.call('HEXISTS', KEYS[2], frame) == 0 then ready = false break end
+  for i = 6, #ARGV do
+    if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then ready = false break end
   end
   if ready then
     items[#items + 1] = 'c' .. next_chunk
@@ -302,13 +302,12 @@ class JobStore:
         batches_total: int,
         chunks_total: int,
         chunk: int,
-        needed_frames: range,
+        needed_frames: Sequence[int],
     ) -> list[str]:
         """The items that may start now that item `by` is done; asked again, the same ones."""
         keys = [self._job(job_id, part) for part in ("", ":frames", ":moves")]
-        first, last = (needed_frames.start, needed_frames.stop - 1) if needed_frames else (0, -1)
         with _reachable():
-            items = self._release(keys=keys, args=[by, window, batches_total, chunks_total, chunk, first, last])
+            items = self._release(keys=keys, args=[by, window, batches_total, chunks_total, chunk, *needed_frames])
         return cast("list[str]", items)
 
     def finish(self, job_id: str, status: Status, fields: Mapping[str, str | int] | None = None) -> bool:

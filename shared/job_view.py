@@ -74,9 +74,10 @@ def _time(ms: str | None) -> datetime | None:
 
 def _progress(fields: dict[str, str]) -> Progress:
     frames_done, frames_total = int(fields["frames_done"]), int(fields["frames_total"])
-    sounded = int(fields["chunks_done"]) / int(fields["chunks_total"])
+    # A conversion has neither frames nor chunks.
+    sounded = int(fields["chunks_done"]) / max(1, int(fields["chunks_total"]))
     is_done = fields["status"] == "succeeded"
-    fraction = 1.0 if is_done else _SHARES["render"] * frames_done / frames_total + _SHARES["sound"] * sounded
+    fraction = 1.0 if is_done else _SHARES["render"] * frames_done / max(1, frames_total) + _SHARES["sound"] * sounded
     return Progress(
         frames_done=frames_done,
         frames_total=frames_total,

@@ -10,10 +10,20 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
-from shared.contracts import MAX_SEED, ClipRequest, Frame, FrameEnd, Keyframe, PowerCurve, TrackRequest
+from shared.contracts import (
+    MAX_SEED,
+    ClipRequest,
+    ConvertRequest,
+    Frame,
+    FrameEnd,
+    Keyframe,
+    PowerCurve,
+    TrackRequest,
+)
 from shared.errors import FieldError, InvalidRequestError
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 
@@ -24,8 +34,13 @@ CHUNK_FRAMES: Final = 12
 FRAME_HASH_VERSION: Final = "1"
 """Raised whenever the same frame would be drawn differently by newer code."""
 _SECOND_SEED: Final = 2**31
+_LATENT_COLUMNS: Final = 8
+"""Columns of a picture that one column of latents stands for: a frame is made of whole ones."""
+_LEAST_CHUNK: Final = Fraction(1, 8)
+"""Of a frame: what a loop has left beyond whole chunks goes with the last one if it is no longer."""
 
-ResolvedRequest = ClipRequest | TrackRequest
+RenderRequest = ClipRequest | TrackRequest
+ResolvedRequest = RenderRequest | ConvertRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +50,41 @@ class Sources:
     model_revision: str
     seed_image_sha256: str | None = None
     mask_image_sha256: str | None = None
+    seed_image_beats: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A run of frames turned into sound together; `part` is the variation it belongs to."""
+    """A run of frames turned into sound together; `part` is the variation it belongs to.
+
+    columns: the chunk's own columns of its part.
+    needed_frames: numbers of the frames that are heard in these columns or seen ahead of them.
+    """
 
     index: int
     part: int
     index_in_part: int
     frames: range
+    columns: range
+    needed_frames: tuple[int, ...]
     is_first: bool
     is_last: bool
 
-    @property
-    def needed_frames(self) -> range:
-        """The chunk's frames and, unless it is its part's last, the next one for the look-ahead."""
-        return range(self.frames.start, self.frames.stop + (0 if self.is_last else 1))
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """The plan of a conversion: nothing to render, one delivery that does it all."""
+
+    request: ConvertRequest
+    sources: Sources
+    audio_s: float = 0.0
+    frames_total: int = 0
+    batches_total: int = 0
+    chunks_total: int = 0
+    warnings: tuple[str, ...] = ()
 
 
-def resolve(request: ResolvedRequest, draw_seed: Callable[[], int]) -> ResolvedRequest:
+def resolve(request: RenderRequest, draw_seed: Callable[[], int]) -> RenderRequest:
     """The request with every seed, time and default filled in, so that resubmitting it gives the same sound.
 
     Raises InvalidRequestError when keyframes are out of order or beyond the end.
@@ -81,7 +111,8 @@ def _keyframe_times(request: TrackRequest) -> list[float]:
     times = [keyframe.at_s for keyframe in request.keyframes]
     if all(at_s is None for at_s in times):
         # The frames' own form of the same product, so that a frame that lies on a keyframe lies on it exactly.
-        return [index / max(1, count - 1) * request.duration_s for index in range(count)]
+        steps = count if request.loop else max(1, count - 1)
+        return [index / steps * request.duration_s for index in range(count)]
     known = [at_s for at_s in times if at_s is not None]
     if len(known) < count:
         missing = times.index(None)
@@ -101,24 +132,57 @@ def _keyframe_times(request: TrackRequest) -> list[float]:
 
 
 class Plan:
-    """What a resolved request renders: `parts` equal runs of frames, cut into batches and chunks."""
+    """What a resolved request renders: `parts` equal runs of frames, cut into batches and chunks.
 
-    def __init__(self, request: ResolvedRequest, sources: Sources, params: SpectrogramParams | None = None) -> None:
+    A frame lasts `frame_length` columns on the track's grid, exactly: whole beats at the tempo asked for. It is
+    rendered `frame_columns` wide, the nearest width that models take, and read at that pace (`workers.joins`), so that
+    no tempo drifts.
+    """
+
+    def __init__(self, request: RenderRequest, sources: Sources, params: SpectrogramParams | None = None) -> None:
         self.request = request
         self.sources = sources
         self.params = params or SpectrogramParams()
+        self.is_loop = isinstance(request, TrackRequest) and request.loop
         self.part_samples = self.params.samples_from_s(request.duration_s)
-        self.part_frames = -(-self.part_samples // self.params.samples_from_columns(FRAME_COLUMNS))
+        self.part_columns = -(-self.part_samples // self.params.hop_length)
+        self.frame_length = self._closed(frame_length(request.tempo_bpm, sources.seed_image_beats, self.params))
+        self.frame_columns = max(1, round(self.frame_length / _LATENT_COLUMNS)) * _LATENT_COLUMNS
+        self.part_frames = math.ceil(self.part_columns / self.frame_length)
         self.parts = request.variations if isinstance(request, ClipRequest) else 1
         self.frames_total = self.parts * self.part_frames
         self.batches_total = -(-self.frames_total // BATCH_FRAMES)
-        self.part_chunks = -(-self.part_frames // CHUNK_FRAMES)
+        self.part_chunks = max(1, math.ceil((self.part_columns / self.frame_length - self._spare) / CHUNK_FRAMES))
         self.chunks_total = self.parts * self.part_chunks
+
+    def _closed(self, length: Fraction) -> Fraction:
+        """A loop's end is a column's: where whole frames come within one of it, they are made to end there."""
+        frames = max(1, round(self.part_columns / length))
+        is_near = abs(frames * length - self.part_columns) < 1
+        return Fraction(self.part_columns, frames) if self.is_loop and is_near else length
+
+    @property
+    def _spare(self) -> Fraction:
+        return _LEAST_CHUNK if self.is_loop else Fraction(0)
 
     @property
     def audio_s(self) -> float:
         """Seconds of sound over all parts."""
         return self.parts * self.part_samples / self.params.sample_rate_hz
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what the client may not have meant."""
+        frames = self.part_columns / self.frame_length
+        if not self.is_loop or frames.denominator == 1:
+            return ()
+        whole_s = [
+            float(round(count * self.frame_length)) / self.params.columns_per_s
+            for count in (math.floor(frames), math.ceil(frames))
+            if count
+        ]
+        times = " or ".join(f"{time_s:g} s" for time_s in whole_s)
+        return (f"This loop turns back in the middle of a frame; after {times} it would turn on a measure.",)
 
     def batch_frames(self, batch: int) -> range:
         """Frame numbers of a batch."""
@@ -128,16 +192,31 @@ class Plan:
     def chunk(self, index: int) -> Chunk:
         """The chunk with this number."""
         part, index_in_part = divmod(index, self.part_chunks)
-        first = part * self.part_frames + index_in_part * CHUNK_FRAMES
-        end = (part + 1) * self.part_frames
+        is_last = index_in_part == self.part_chunks - 1
+        start = index_in_part * CHUNK_FRAMES
+        stop = self.part_frames if is_last else start + CHUNK_FRAMES
+        # A track ends with its last frame, so that what is cut off can fade; a loop where it turns.
+        end = self.part_columns if self.is_loop else math.ceil(stop * self.frame_length)
+        first = part * self.part_frames
         return Chunk(
             index=index,
             part=part,
             index_in_part=index_in_part,
-            frames=range(first, min(first + CHUNK_FRAMES, end)),
+            frames=range(first + start, first + stop),
+            columns=range(
+                math.ceil(start * self.frame_length), end if is_last else math.ceil(stop * self.frame_length)
+            ),
+            needed_frames=tuple(first + frame for frame in self._around(start, stop)),
             is_first=index_in_part == 0,
-            is_last=index_in_part == self.part_chunks - 1,
+            is_last=is_last,
         )
+
+    def _around(self, start: int, stop: int) -> list[int]:
+        """The frames start..stop of a part and those beside them, which joints and the look-ahead read."""
+        beside = range(start - 1 if self.request.joins == "blend" else start, stop + 1)
+        if self.is_loop:
+            return sorted({index % self.part_frames for index in beside})
+        return [index for index in beside if 0 <= index < self.part_frames]
 
     def frame(self, index: int) -> Frame:
         """The frame with this number; equal frames of different jobs compare and hash the same."""
@@ -151,7 +230,7 @@ class Plan:
             model_revision=self.sources.model_revision,
             sampler=request.sampler,
             num_inference_steps=request.num_inference_steps,
-            columns=FRAME_COLUMNS,
+            columns=self.frame_columns,
             seed_image=self.sources.seed_image_sha256,
             mask_image=self.sources.mask_image_sha256,
             start=start,
@@ -160,7 +239,7 @@ class Plan:
         )
 
     def _ends(self, part: int, index_in_part: int) -> tuple[FrameEnd, FrameEnd, float]:
-        position = index_in_part / max(1, self.part_frames - 1)
+        position = index_in_part / (self.part_frames if self.is_loop else max(1, self.part_frames - 1))
         if isinstance(self.request, ClipRequest):
             seed = ((self.request.seed or 0) + part) % (MAX_SEED + 1)
             far_seed = (seed + _SECOND_SEED) % (MAX_SEED + 1)
@@ -179,6 +258,9 @@ class Plan:
     def _keyframe_ends(self, request: TrackRequest, at_s: float) -> tuple[FrameEnd, FrameEnd, float]:
         keyframes = request.keyframes
         times = [keyframe.at_s or 0.0 for keyframe in keyframes]
+        if request.loop:
+            keyframes = [keyframes[-1], *keyframes, keyframes[0]]
+            times = [times[-1] - request.duration_s, *times, times[0] + request.duration_s]
         after = next((index for index, time_s in enumerate(times) if time_s >= at_s), len(times) - 1)
         before = max(0, after - 1) if times[after] > at_s else after
         gap_s = times[after] - times[before]
@@ -198,6 +280,17 @@ class Plan:
     def _strength(self, asked: float) -> float:
         # Without a seed image there is nothing to keep: one hash for all strengths.
         return asked if self.request.seed_image else 1.0
+
+
+def frame_length(tempo_bpm: float | None, beats: int | None, params: SpectrogramParams) -> Fraction:
+    """Columns that a frame lasts at this tempo, exactly; FRAME_COLUMNS without one.
+
+    A frame is `beats` long, else as many (a power of two, so whole measures or halves) as come nearest FRAME_COLUMNS.
+    """
+    if tempo_bpm is None:
+        return Fraction(FRAME_COLUMNS)
+    beat = Fraction(60 * params.sample_rate_hz, params.hop_length) / Fraction(str(tempo_bpm))
+    return beat * (beats or 2 ** round(math.log2(FRAME_COLUMNS / beat)))
 
 
 def curved_alpha(alpha: float, curve: str | PowerCurve) -> float:

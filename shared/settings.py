@@ -34,13 +34,18 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65_535, description="Port the gateway listens on")
     public_url: str | None = Field(None, description="Where clients reach the gateway; http://host:port by default")
     max_body_bytes: int = Field(1_000_000, gt=0, description="Largest JSON body")
-    max_upload_bytes: int = Field(20_000_000, gt=0, description="Largest uploaded picture")
+    max_upload_bytes: int = Field(
+        350_000_000, gt=0, description="Largest uploaded file: half an hour of stereo WAV fits"
+    )
     output_url_ttl_s: int = Field(
         86_400, gt=0, le=604_800, description="How long an output's URL works; 7 days at most"
     )
     models_file: Path | None = Field(None, description="models.toml of your own, beside the built-in model")
     job_window: int = Field(8, gt=0, description="Batches one job may have in the queues at a time")
     device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where frames are rendered")
+    sound_device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="Where frames become sound; a GPU's samples differ from a CPU's by roundings"
+    )
     visibility_timeout_s: int = Field(30, ge=5, description="A lost worker's work starts again after this time")
     log_format: Literal["console", "json"] = Field("json", description="How log lines look")
 

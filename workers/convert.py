@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
@@ -19,7 +19,7 @@ import soundfile
 from PIL import Image, UnidentifiedImageError
 
 from shared.audio_source import MAX_AUDIO_S, AudioSource, NotAudioError, open_audio
-from shared.contracts import Quality
+from shared.contracts import LOUDNESS_LUFS, Quality
 from shared.errors import RiffarmError
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 from workers import mastering
@@ -48,8 +48,6 @@ _SAVING: Final[dict[str, dict[str, Any]]] = {
     ".jpeg": {"quality": 95, "subsampling": 0},
     ".webp": {"lossless": True},
 }
-DEFAULT_LOUDNESS_LUFS: Final = -14.0
-"""What streaming services play at."""
 _CHUNK_COLUMNS: Final = 12 * FRAME_COLUMNS
 
 Warn = Callable[[str], None]
@@ -73,7 +71,7 @@ class Wishes:
     """
 
     quality: Quality = "standard"
-    loudness_lufs: float = DEFAULT_LOUDNESS_LUFS
+    loudness_lufs: float = LOUDNESS_LUFS
     is_stereo: bool | None = None
     f_min_hz: float | None = None
     f_max_hz: float | None = None
@@ -235,16 +233,32 @@ def _audio_from_picture(
     for warning in grid.warnings:
         warn(warning)
     grid = replace(grid, params=wishes.params(grid.params))
+    audio_from_picture(image, grid, {form: target}, wishes, Tags(title=source.stem), on_block=on_block)
+
+
+def audio_from_picture(
+    image: Image.Image,
+    grid: PictureGrid,
+    paths: Mapping[str, Path],
+    wishes: Wishes,
+    tags: Tags,
+    *,
+    on_block: OnBlock | None = None,
+) -> None:
+    """Write a picture's sound to `paths` (format name → file), each whole or not at all, with itself as the cover.
+
+    Raises ValueError as `waveforms_from_image`, OSError when a file cannot be written.
+    """
     with tempfile.TemporaryFile(prefix="riffarm-") as file:
         waveforms = _kept(waveforms_from_image(image, grid, quality=wishes.quality, on_block=on_block), file)
         levels = mastering.levels_from_chunks(waveforms, grid.params.sample_rate_hz)
         mastering.encode(
             _kept_before(file),
-            {form: target},
+            paths,
             sample_rate_hz=grid.params.sample_rate_hz,
             gain=mastering.gain_from_levels(levels, wishes.loudness_lufs),
             total_samples=grid.params.samples_from_columns(image.width),
-            tags=Tags(title=source.stem),
+            tags=tags,
             cover=image,
         )
 

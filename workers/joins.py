@@ -86,7 +86,7 @@ def _blended(frame: Callable[[int], Array], layout: Layout, index: int, columns:
         if not layout.is_loop and not 0 <= neighbour < layout.frames:
             continue
         other = _segment(layout, neighbour)
-        half = float(min(BLEND_COLUMNS, segment.stop - segment.start, other.stop - other.start)) / 2
+        half = min(BLEND_COLUMNS, float(segment.stop - segment.start), float(other.stop - other.start)) / 2
         # Columns are places between which time passes; a column's own middle decides its share.
         share = 0.5 - np.abs(columns + 0.5 - float(joint)) / (2 * half)
         near = np.flatnonzero(share > 0)
@@ -105,9 +105,10 @@ def _read(frame: Callable[[int], Array], layout: Layout, segment: _Segment, colu
     place = (columns - first - float(segment.start - first)) * float(width / layout.frame_length)
     below = np.floor(place).astype(np.intp)
     beyond = (place - below).astype(np.float32)
-    if not beyond.any():
-        return mel[..., below % width]
-    return (1 - beyond) * mel[..., below % width] + beyond * mel[..., (below + 1) % width]
+    read: Array = mel[..., below % width]
+    if beyond.any():
+        read = (1 - beyond) * read + beyond * mel[..., (below + 1) % width]
+    return read
 
 
 def _segment_at(layout: Layout, column: int) -> int:

@@ -29,8 +29,6 @@ from workers.tags import Tags
 
 Array = NDArray[np.float32]
 
-LOUDNESS_LUFS: Final = -16.0
-"""What a track is brought to unless asked otherwise: loud, while the limiter has next to nothing to do."""
 FADE_S: Final = 0.02
 _BLOCK_SAMPLES: Final = 65_536
 _SILENT_PEAK: Final = 1e-30

@@ -10,7 +10,6 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from PIL import Image
 
 COVER_SIZE: Final = (1_024, 512)
 """A cover's largest width and height; a long track is made narrow, so that it is a picture and not a line."""
-SOFTWARE: Final = f"riffarm {version('riffarm')}"
+SOFTWARE: Final = "riffarm"
 _JPEG_QUALITY: Final = 75
 _FRONT_COVER: Final = int(id3.PictureType.COVER_FRONT)
 _UTF_16: Final = id3.Encoding.UTF16

@@ -6,18 +6,13 @@ may run twice. Leaves out Celery (`workers.main`), the model (`workers.diffusion
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
-import numpy as np
 import soundfile
 import structlog
 from PIL import Image
@@ -34,13 +29,14 @@ from shared.object_store import (
     chunk_key,
     chunk_state_key,
     frame_key,
-    output_key,
     upload_key,
 )
-from shared.plan import Chunk, Plan, frame_hash
+from shared.plan import Chunk, Conversion, Plan, frame_hash
 from shared.settings import Settings
-from workers import mastering
+from shared.spectrogram_params import DEFAULT_MAX_VALUE
+from workers.delivery import Delivery, image_from_bytes
 from workers.diffusion import FramePipeline
+from workers.joins import Layout, joined_mel_amplitudes
 from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amplitudes
 from workers.spectrogram import Array, mel_amplitudes_from_image
 from workers.webhooks import post_webhook, webhook_body
@@ -49,8 +45,6 @@ log = structlog.get_logger()
 
 MAX_ATTEMPTS: Final = 3
 """A work item that takes its worker down this often fails its job instead of being started again."""
-# Riffusion's own scale, so that its tools read our pictures at the loudness they expect.
-_EXIF_MAX_VALUE: Final = 30e6
 
 
 class Tasks:
@@ -130,8 +124,11 @@ class Tasks:
         waveform, state = waveform_from_mel_amplitudes(
             self._mel_amplitudes(plan, one),
             plan.params,
+            quality=plan.request.quality,
             state=state,
             is_last=one.is_last,
+            is_loop=plan.is_loop,
+            device=self._settings.sound_device,
             on_block=lambda fraction: self._stop_if_canceled(job_id),
         )
         if state:
@@ -141,61 +138,26 @@ class Tasks:
         self._dispatcher.move_on(job_id, plan, f"c{chunk}")
 
     def _mel_amplitudes(self, plan: Plan, chunk: Chunk) -> Array:
-        mels = [mel_amplitudes_from_image(self._frame_image(plan, i), plan.params) for i in chunk.needed_frames]
-        if not chunk.is_last:
-            mels[-1] = mels[-1][..., :LOOK_AHEAD_COLUMNS]
-        return np.concatenate(mels, axis=-1)
+        first = chunk.part * plan.part_frames
+        is_whole = chunk.is_last and not plan.is_loop
+        seen = chunk.columns.stop + (0 if is_whole else LOOK_AHEAD_COLUMNS)
+        layout = Layout(plan.part_frames, plan.frame_length, plan.part_columns, plan.request.joins, plan.is_loop)
 
-    def _frame_image(self, plan: Plan, index: int) -> Image.Image:
-        return _image(self._objects.get(frame_key(frame_hash(plan.frame(index)))))
+        # A frame is read for its own columns and for its neighbours' blends.
+        @lru_cache(maxsize=4)
+        def mel_amplitudes(index: int) -> Array:
+            frame = image_from_bytes(self._objects.get(frame_key(frame_hash(plan.frame(first + index)))))
+            return mel_amplitudes_from_image(frame, plan.params)
+
+        return joined_mel_amplitudes(mel_amplitudes, layout, range(chunk.columns.start, seen))
 
     def deliver(self, job_id: str) -> None:
-        """Level, encode and upload the whole sound and its picture, end the job, queue the news of it."""
-        plan = self._plan(job_id)
+        """Make and upload the files of a job, end it, queue the news of it."""
         started_s = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="riffarm-") as folder:
-            outputs = [
-                output for part in range(plan.parts) for output in self._deliver_part(job_id, plan, part, Path(folder))
-            ]
-        fields: dict[str, str | int] = {"outputs": json.dumps(outputs), "encode_ms": _ms_since(started_s)}
-        self._jobs.finish(job_id, "succeeded", fields)
+        delivery = Delivery(job_id, self._jobs, self._objects, lambda: self._stop_if_canceled(job_id))
+        fields = delivery.outputs(plan_of(self._jobs.read(job_id)))
+        self._jobs.finish(job_id, "succeeded", fields | {"encode_ms": _ms_since(started_s)})
         self._follow_up_end(job_id)
-
-    def _deliver_part(self, job_id: str, plan: Plan, part: int, folder: Path) -> list[dict[str, object]]:
-        stem = plan.request.type if plan.parts == 1 else f"{plan.request.type}-{part + 1:02}"
-        paths: dict[str, Path] = {
-            name: folder / f"{stem}{mastering.FORMATS[name].suffix}" for name in plan.request.formats
-        }
-
-        def chunks() -> Iterator[Array]:
-            for index in range(plan.part_chunks):
-                self._stop_if_canceled(job_id)
-                yield _waveform(self._objects.get(chunk_key(job_id, part, index)))
-
-        rate_hz = plan.params.sample_rate_hz
-        levels = mastering.levels_from_chunks(chunks(), rate_hz, plan.part_samples)
-        gain = mastering.gain_from_levels(levels, mastering.LOUDNESS_LUFS)
-        mastering.encode(chunks(), paths, sample_rate_hz=rate_hz, gain=gain, total_samples=plan.part_samples)
-        picture = folder / f"{stem}.png"
-        first = part * plan.part_frames
-        frames = (self._frame_image(plan, index) for index in range(first, first + plan.part_frames))
-        mastering.overview_image(frames, plan.part_frames).save(picture)
-        media_types = {path: mastering.FORMATS[name].media_type for name, path in paths.items()}
-        media_types[picture] = "image/png"
-        duration_s = plan.part_samples / rate_hz
-        return [self._upload(job_id, path, media_type, duration_s) for path, media_type in media_types.items()]
-
-    def _upload(self, job_id: str, path: Path, media_type: str, duration_s: float) -> dict[str, object]:
-        self._objects.put_file(output_key(job_id, path.name), path, media_type)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return {
-            "name": path.name,
-            "media_type": media_type,
-            "bytes": path.stat().st_size,
-            "sha256": sha256,
-            "duration_s": round(duration_s, 6),
-        }
 
     def post_webhook(self, job_id: str, event: WebhookEvent) -> None:
         """Post the news of a job's end, signed. Raises WebhookFailedError when the receiver does not take it."""
@@ -229,14 +191,17 @@ class Tasks:
             return False
         if is_done:
             # Given out twice, or its worker died before it moved the job on.
-            self._dispatcher.move_on(job_id, self._plan(job_id), item)
+            self._dispatcher.move_on(job_id, plan_of(self._jobs.read(job_id)), item)
             return False
         if attempts > MAX_ATTEMPTS:
             raise RenderError(f"{self._what(job_id, item)} took its worker down {MAX_ATTEMPTS} times")
         return True
 
     def _plan(self, job_id: str) -> Plan:
-        return plan_of(self._jobs.read(job_id))
+        plan = plan_of(self._jobs.read(job_id))
+        if isinstance(plan, Conversion):
+            raise RenderError("a conversion has nothing to render")
+        return plan
 
     def _follow_up_end(self, job_id: str) -> None:
         follow_up_end(job_id, self._jobs, self._objects, self._dispatcher)
@@ -245,7 +210,7 @@ class Tasks:
         if item.startswith("b"):
             frames = self._plan(job_id).batch_frames(int(item[1:]))
             return f"rendering frames {frames.start} to {frames.stop - 1}"
-        return f"making the sound of chunk {item[1:]}" if item.startswith("c") else "encoding"
+        return f"making the sound of chunk {item[1:]}" if item.startswith("c") else "making the files"
 
     def _stop_if_canceled(self, job_id: str) -> None:
         if self._jobs.status(job_id) != "running":
@@ -259,7 +224,7 @@ class Tasks:
 
     def _load_picture(self, picture_id: str) -> Image.Image:
         if picture_id.startswith(UPLOAD_PREFIX):
-            return _image(self._objects.get(upload_key(picture_id.removeprefix(UPLOAD_PREFIX))))
+            return image_from_bytes(self._objects.get(upload_key(picture_id.removeprefix(UPLOAD_PREFIX))))
         try:
             return Image.open(seed_images()[picture_id].path)
         except (KeyError, OSError) as error:
@@ -274,15 +239,9 @@ def _state_key(job_id: str, chunk: Chunk, offset: int = 0) -> str:
     return chunk_state_key(job_id, chunk.part, chunk.index_in_part + offset)
 
 
-def _image(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
-
-
 def _png(image: Image.Image, plan: Plan) -> bytes:
     exif = image.getexif()
-    exif.update(plan.params.exif_from_params(_EXIF_MAX_VALUE))
+    exif.update(plan.params.exif_from_params(DEFAULT_MAX_VALUE))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif)
     return buffer.getvalue()
@@ -292,9 +251,3 @@ def _wav(waveform: Array, plan: Plan) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform.T, plan.params.sample_rate_hz, format="WAV", subtype="FLOAT")
     return buffer.getvalue()
-
-
-def _waveform(data: bytes) -> Array:
-    samples, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    waveform: Array = samples.T
-    return waveform

@@ -39,6 +39,7 @@ import soundfile
 import torch
 from rich.console import Console
 
+from shared.contracts import LOUDNESS_LUFS
 from shared.plan import CHUNK_FRAMES
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 from tests.benchmarks import sound_report as report
@@ -51,7 +52,7 @@ from workers import mastering
 from workers.phase import waveform_from_mel_amplitudes
 
 PARAMS: Final = SpectrogramParams()
-LOUDNESSES_LUFS: Final = (mastering.LOUDNESS_LUFS, -9.0)
+LOUDNESSES_LUFS: Final = (LOUDNESS_LUFS, -9.0)
 """As delivered, and louder than anything should be."""
 Results = dict[str, Any]
 

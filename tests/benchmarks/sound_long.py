@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from shared.contracts import LOUDNESS_LUFS
 from shared.plan import CHUNK_FRAMES
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 from tests.benchmarks.sound_metrics import clipped_samples, drift_samples_per_hour, late_samples
@@ -122,7 +123,7 @@ def _master(chunk_count: int, folder: Path, note: Callable[[], None]) -> Path:
     rate_hz, path = PARAMS.sample_rate_hz, folder / "track.flac"
     total_samples = PARAMS.samples_from_columns(chunk_count * CHUNK_FRAMES * FRAME_COLUMNS)
     levels = mastering.levels_from_chunks(stored(), rate_hz, total_samples)
-    gain = mastering.gain_from_levels(levels, mastering.LOUDNESS_LUFS)
+    gain = mastering.gain_from_levels(levels, LOUDNESS_LUFS)
     mastering.encode(stored(), {"flac": path}, sample_rate_hz=rate_hz, gain=gain, total_samples=total_samples)
     return path
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from shared.contracts import LOUDNESS_LUFS
 from workers import encoding
 from workers.limiter import CEILING_DBTP, MARGIN_DB
 from workers.mastering import (
     FORMATS,
-    LOUDNESS_LUFS,
     Array,
     Levels,
     cut_to_length,

@@ -1,0 +1,171 @@
+"""The last step of a job: its files, made from what storage holds and uploaded.
+
+Owns which files a job ends with, what they are called and what is written in them. Leaves out how sound is levelled
+and encoded (`workers.mastering`), conversions themselves (`workers.convert`) and the job's end (`workers.tasks`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import soundfile
+from PIL import Image
+
+from shared.audio_source import open_audio
+from shared.catalogue import UPLOAD_PREFIX
+from shared.contracts import ClipRequest, ConvertRequest
+from shared.errors import RenderError
+from shared.job_store import JobStore
+from shared.object_store import ObjectStore, chunk_key, frame_key, output_key, upload_key
+from shared.plan import Conversion, Plan, frame_hash
+from shared.spectrogram_params import SpectrogramParams
+from shared.uploads import ImageUpload, upload_from_id
+from workers import mastering
+from workers.convert import Wishes, audio_from_picture, image_from_audio, picture_from_file, save_picture
+from workers.joins import closed_loop
+from workers.spectrogram import Array
+from workers.tags import Tags
+
+_MAX_TITLE: Final = 120
+
+
+class Delivery:
+    """The files of one job; `check` is called again and again, and what it raises ends the work."""
+
+    def __init__(self, job_id: str, job_store: JobStore, object_store: ObjectStore, check: Callable[[], None]) -> None:
+        self._job_id = job_id
+        self._jobs = job_store
+        self._objects = object_store
+        self._check = check
+
+    def outputs(self, plan: Plan | Conversion) -> dict[str, str | int]:
+        """Make and upload the job's files; the fields that its record gets."""
+        with tempfile.TemporaryDirectory(prefix="riffarm-") as name:
+            folder = Path(name)
+            if isinstance(plan, Conversion):
+                made = self._converted(plan.request, folder)
+            else:
+                made = [file for part in range(plan.parts) for file in self._part(plan, part, folder)]
+            outputs = [self._upload(path, media_type, duration_s) for path, media_type, duration_s in made]
+        # A conversion's length is known only now.
+        fields: dict[str, str | int] = {"outputs": json.dumps(outputs)}
+        return fields | {"audio_s": str(made[0][2])} if isinstance(plan, Conversion) else fields
+
+    def _part(self, plan: Plan, part: int, folder: Path) -> Iterator[tuple[Path, str, float]]:
+        """One variation's audio, and the picture of the whole."""
+        request = plan.request
+        stem = request.type if plan.parts == 1 else f"{request.type}-{part + 1:02}"
+        paths: dict[str, Path] = {name: folder / f"{stem}{mastering.FORMATS[name].suffix}" for name in request.formats}
+        first = part * plan.part_frames
+        frames = (self._frame_image(plan, index) for index in range(first, first + plan.part_frames))
+        overview = mastering.overview_image(frames, plan.part_frames)
+        rate_hz = plan.params.sample_rate_hz
+        levels = mastering.levels_from_chunks(self._chunks(plan, part), rate_hz, plan.part_samples)
+        mastering.encode(
+            self._chunks(plan, part),
+            paths,
+            sample_rate_hz=rate_hz,
+            gain=mastering.gain_from_levels(levels, request.loudness_lufs),
+            total_samples=plan.part_samples,
+            loop_tail=levels.tail if plan.is_loop else None,
+            tags=_tags(plan, part),
+            cover=overview,
+        )
+        overview.save(folder / f"{stem}.png")
+        duration_s = plan.part_samples / rate_hz
+        yield from ((path, mastering.FORMATS[name].media_type, duration_s) for name, path in paths.items())
+        yield folder / f"{stem}.png", "image/png", duration_s
+
+    def _chunks(self, plan: Plan, part: int) -> Iterator[Array]:
+        """A part's waveform in order; a loop begins with what its last chunk made of the beginning."""
+        own = [plan.chunk(part * plan.part_chunks + index).columns for index in range(plan.part_chunks)]
+        samples = [plan.params.samples_from_columns(len(columns)) for columns in own]
+        overlap = self._chunk(part, len(own) - 1)[:, samples[-1] :] if plan.is_loop else None
+        for index, length in enumerate(samples):
+            self._check()
+            chunk = self._chunk(part, index)[:, :length]
+            yield closed_loop(chunk, overlap) if index == 0 and overlap is not None else chunk
+
+    def _chunk(self, part: int, index: int) -> Array:
+        data = self._objects.get(chunk_key(self._job_id, part, index))
+        samples, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        waveform: Array = samples.T
+        return waveform
+
+    def _frame_image(self, plan: Plan, index: int) -> Image.Image:
+        return image_from_bytes(self._objects.get(frame_key(frame_hash(plan.frame(index)))))
+
+    def _converted(self, request: ConvertRequest, folder: Path) -> list[tuple[Path, str, float]]:
+        """A picture as audio, or audio as a picture. Raises RenderError with a sentence when that cannot be."""
+        upload = upload_from_id(self._objects, request.source)
+        if upload is None:
+            raise RenderError("the upload to convert is gone")
+        source = folder / "source"
+        source.write_bytes(self._objects.get(upload_key(request.source.removeprefix(UPLOAD_PREFIX))))
+        wishes = Wishes(request.quality, request.loudness_lufs, request.stereo, request.f_min_hz, request.f_max_hz)
+        try:
+            if isinstance(upload, ImageUpload):
+                return self._sound(source, request, wishes, folder)
+            with open_audio(source) as audio:
+                params = wishes.params(SpectrogramParams())
+                image = image_from_audio(audio, params, warn=self._warn, on_block=lambda fraction: self._check())
+            save_picture(image, folder / "convert.png")
+        except ValueError as error:
+            raise RenderError(str(error)) from error
+        return [(folder / "convert.png", "image/png", image.width / params.columns_per_s)]
+
+    def _sound(
+        self, source: Path, request: ConvertRequest, wishes: Wishes, folder: Path
+    ) -> list[tuple[Path, str, float]]:
+        image, grid = picture_from_file(source)
+        for warning in grid.warnings:
+            self._warn(warning)
+        grid = replace(grid, params=wishes.params(grid.params))
+        paths: dict[str, Path] = {name: folder / f"convert{mastering.FORMATS[name].suffix}" for name in request.formats}
+        tags = Tags(title="A converted picture")
+        audio_from_picture(image, grid, paths, wishes, tags, on_block=lambda fraction: self._check())
+        duration_s = image.width / grid.params.columns_per_s
+        return [(path, mastering.FORMATS[name].media_type, duration_s) for name, path in paths.items()]
+
+    def _warn(self, sentence: str) -> None:
+        self._jobs.warn(self._job_id, sentence)
+
+    def _upload(self, path: Path, media_type: str, duration_s: float) -> dict[str, object]:
+        self._objects.put_file(output_key(self._job_id, path.name), path, media_type)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return {
+            "name": path.name,
+            "media_type": media_type,
+            "bytes": path.stat().st_size,
+            "sha256": sha256,
+            "duration_s": round(duration_s, 6),
+        }
+
+
+def image_from_bytes(data: bytes) -> Image.Image:
+    """A stored picture, decoded."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def _tags(plan: Plan, part: int) -> Tags:
+    """What a file says of how it was made; the same for the same sound, so no job and no date."""
+    request = plan.request
+    if isinstance(request, ClipRequest):
+        prompts, seeds = [request.prompt], [plan.frame(part * plan.part_frames).start.seed]
+    else:
+        prompts, seeds = [one.prompt for one in request.keyframes], [one.seed or 0 for one in request.keyframes]
+    title = " → ".join(dict.fromkeys(prompts))
+    drawn = f"seeds {', '.join(map(str, seeds[:8]))}{' …' if len(seeds) > 8 else ''}"
+    model = f"model {request.model} {plan.sources.model_revision}"
+    made = f"{model}, {request.sampler}, {request.num_inference_steps} steps"
+    return Tags(title=title if len(title) <= _MAX_TITLE else f"{title[:_MAX_TITLE]}…", comment=f"{made}, {drawn}")
