@@ -34,7 +34,7 @@ BLOCK_COLUMNS: Final = 128
 """Columns made at once. Chunks whose lengths are multiples of it leave no trace in the waveform."""
 EFFORTS: Final[dict[Quality, Effort]] = {
     "fast": Effort(oversampling=2, coarse_steps=4, steps=1, momentum=0.9),
-    "standard": Effort(oversampling=2, coarse_steps=12, steps=6, momentum=0.9),
+    "standard": Effort(oversampling=2, coarse_steps=16, steps=6, momentum=0.95),
     "high": Effort(oversampling=2, coarse_steps=0, steps=128, momentum=0.95),
 }
 

@@ -87,7 +87,7 @@ def half_window_hops(params: SpectrogramParams) -> int:
     return half
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def grid_for(params: SpectrogramParams, oversampling: int) -> Grid:
     """The grid whose transform is `oversampling`, 1 or 2, times its window. Raises what `half_window_hops` does."""
     half = half_window_hops(params)
