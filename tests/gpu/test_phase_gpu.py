@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from shared.contracts import Quality
 from tests.unit.workers.test_phase import MONO, convergence_db, drawn, drums
 from workers.phase import waveform_from_mel_amplitudes
 
@@ -16,7 +17,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("quality", ["fast", "standard", "high"])
-def test_the_gpu_gives_the_same_sound(quality) -> None:
+def test_the_gpu_gives_the_same_sound(quality: Quality) -> None:
     """What differs from the compiled engine is 40 dB below the sound, and no worse by the metric."""
     mel = drawn(drums(5.12))
     compiled, _ = waveform_from_mel_amplitudes(mel, MONO, quality=quality)

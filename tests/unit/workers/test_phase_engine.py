@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.contracts import Quality
+from shared.spectrogram_params import SpectrogramParams
 from tests.unit.workers.test_phase import MONO, ODD, SMALL, convergence_db, drawn, drums, noise_picture, tones
 from tests.unit.workers.test_phase import one_thread as one_thread
 from workers import fourier, lanes
@@ -18,9 +20,10 @@ from workers.phase import EFFORTS, waveform_from_mel_amplitudes
 from workers.phase_engine import first_columns, solved_columns
 from workers.phase_grid import grid_for
 from workers.projection import packed_from_real, real_from_packed
+from workers.spectrogram import Array
 
 
-def snr_db(found: np.ndarray, wanted: np.ndarray) -> float:
+def snr_db(found: Array, wanted: Array) -> float:
     return float(10 * np.log10(np.square(wanted).sum() / np.square(found - wanted).sum()))
 
 
@@ -56,7 +59,7 @@ def test_a_frame_of_odd_length_is_refused() -> None:
 
 
 @pytest.mark.parametrize("params", [MONO, SMALL, ODD])
-def test_the_first_columns_have_the_amplitudes_of_the_pseudo_inverse(params) -> None:
+def test_the_first_columns_have_the_amplitudes_of_the_pseudo_inverse(params: SpectrogramParams) -> None:
     """The banded factors do what the dense matrix would."""
     grid = grid_for(params, 1)
     mel = noise_picture(20, params)
@@ -72,7 +75,7 @@ def test_the_first_columns_have_the_amplitudes_of_the_pseudo_inverse(params) -> 
 
 @pytest.mark.parametrize("params", [MONO, SMALL, ODD])
 @pytest.mark.parametrize("quality", ["fast", "standard"])
-def test_torch_gives_the_same_sound(params, quality) -> None:
+def test_torch_gives_the_same_sound(params: SpectrogramParams, quality: Quality) -> None:
     """What differs between the compiled engine and torch's operations is 40 dB below the sound."""
     mel = drawn(drums(300 * params.hop_length / params.sample_rate_hz, params), params)
     mel = np.concatenate([mel, mel[..., ::-1]])
