@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
+from mutagen.flac import FLAC
 from PIL import Image
 from standardwebhooks.webhooks import Webhook
 
@@ -26,6 +27,7 @@ from shared.spectrogram_params import SpectrogramParams
 from tests.conftest import WEBHOOK_SECRET, Farm, running_farm, wait_until
 
 STEPS = 3
+SEED_IMAGE = Path(__file__).parents[2] / "shared" / "seed_images" / "og_beat.png"
 FRAME_SAMPLES = 512 * 441
 seeds = itertools.count(1_000)
 
@@ -97,6 +99,56 @@ def test_a_second_job_reuses_the_frames_and_gives_the_same_bytes(farm: Farm) -> 
     assert farm.client.plan(request).frames_ready == 3
 
 
+def test_a_looped_track_has_no_seam_where_it_turns(farm: Farm) -> None:
+    """Laid three times in a row, the wrap is no louder, softer or rougher than what lies around it."""
+    job = finished(farm.client, track(3, loop=True, formats=["flac"]))
+    assert job.status == "succeeded", job.error
+    samples, rate = soundfile.read(io.BytesIO(output(job, ".flac")), dtype="float64")
+    assert len(samples) == 3 * FRAME_SAMPLES
+    turned = np.tile(samples, 3)
+    bends = np.abs(np.diff(turned, 2))
+    assert bends[len(samples) - 3 : len(samples) + 1].max() <= np.percentile(bends, 99.9)
+    levels = 10 * np.log10(np.add.reduceat(turned**2, np.arange(0, len(turned), rate // 10)) + 1e-12)
+    wrap = len(samples) // (rate // 10)
+    assert levels[wrap - 2 : wrap + 3].min() > np.percentile(levels, 5) - 3
+
+
+def test_a_tempo_is_kept_to_the_sample(farm: Farm) -> None:
+    """Frames of a tempo that is no whole columns still give exactly the length asked for."""
+    job = finished(farm.client, track(2, tempo_bpm=127.0, duration_s=11.111, formats=["wav"]))
+    assert job.status == "succeeded", job.error
+    samples, rate = soundfile.read(io.BytesIO(output(job, ".wav")))
+    assert (len(samples), job.progress.frames_total) == (round(11.111 * rate), 3)
+
+
+def test_a_file_says_what_it_is_and_shows_its_picture(farm: Farm) -> None:
+    """Title, how it was made, and the spectrogram as the cover."""
+    job = finished(farm.client, {"type": "clip", "prompt": "funk bass", "seed": 6, "num_inference_steps": STEPS})
+    file = FLAC(io.BytesIO(output(job, ".flac")))
+    assert file.tags is not None
+    assert file.tags["title"] == ["funk bass"]
+    assert "seeds 6" in file.tags["comment"][0]
+    assert Image.open(io.BytesIO(file.pictures[0].data)).size == (512, 512)
+
+
+def test_a_picture_is_converted_to_sound_and_back(farm: Farm, tmp_path: Path) -> None:
+    """Both ways as jobs: exact lengths, and a picture much like the first."""
+    seed_image = farm.client.upload(SEED_IMAGE)
+    sound = finished(farm.client, {"type": "convert", "source": seed_image, "formats": ["flac", "ogg"]})
+    assert (sound.status, sound.metrics.audio_s) == ("succeeded", 5.12), sound.error
+    samples, _ = soundfile.read(io.BytesIO(output(sound, ".flac")))
+    assert len(samples) == FRAME_SAMPLES
+    (tmp_path / "a.flac").write_bytes(output(sound, ".flac"))
+    audio = farm.client.upload(tmp_path / "a.flac")
+    back = finished(farm.client, {"type": "convert", "source": audio})
+    assert back.status == "succeeded", back.error
+    found = Image.open(io.BytesIO(output(back, ".png")))
+    assert found.size == (512, 512)
+    before, after = (np.asarray(one.convert("L"), np.float64) for one in (Image.open(SEED_IMAGE), found))
+    assert np.abs(before - after).mean() < 6
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.99
+
+
 def test_outputs_can_be_read_in_ranges_and_not_with_a_changed_url(farm: Farm) -> None:
     """A browser can seek; a tampered link is refused."""
     job = finished(farm.client, {"type": "clip", "prompt": "funk bass", "seed": 5, "num_inference_steps": STEPS})
@@ -151,7 +203,7 @@ def test_a_failed_job_says_why_and_the_worker_lives(farm: Farm) -> None:
     Image.effect_noise((512, 512), 60).save(picture)
     upload_id = client.upload(picture)
     assert upload_id == f"upl_{hashlib.sha256(picture.read_bytes()).hexdigest()}"
-    stored = next(path for path in (farm.data / "storage" / "uploads").rglob("*") if path.is_file())
+    stored = next((farm.data / "storage" / "uploads").rglob(upload_id.removeprefix("upl_")))
     stored.write_bytes(b"damaged")
     job = finished(client, track(2, seed_image=upload_id))
     assert job.status == "failed"

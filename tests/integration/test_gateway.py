@@ -135,6 +135,31 @@ def test_a_sound_is_uploaded_and_known_without_decoding_it_again(
     assert len(recorded(settings)) == 2
 
 
+def test_a_sound_is_converted_and_is_no_seed_image(gateway: TestClient, tmp_path: Path) -> None:
+    """An upload's kind decides what it is good for."""
+    content = write_tone(tmp_path / "a.flac", channels=1).read_bytes()
+    upload_id = gateway.post("/v1/uploads", files={"content": ("a.flac", content)}).json()["id"]
+    problem = gateway.post("/v1/jobs", json={**CLIP, "seed_image": upload_id}).json()
+    assert (problem["errors"][0]["field"], problem["errors"][0]["message"]) == (
+        "seed_image",
+        "this upload is a sound, not a picture",
+    )
+    request = {"type": "convert", "source": upload_id, "stereo": True, "f_max_hz": 8_000}
+    plan = gateway.post("/v1/jobs/plan", json=request).json()
+    assert (plan["frames_total"], plan["duration_s"]) == (0, 2.0)
+    job = gateway.post("/v1/jobs", json=request).json()
+    assert (job["type"], job["status"], job["progress"]["fraction"]) == ("convert", "queued", 0.0)
+    upside_down = gateway.post("/v1/jobs", json={**request, "f_min_hz": 9_000}).json()
+    assert upside_down["errors"][0]["field"] == "f_min_hz"
+
+
+def test_a_loop_that_turns_within_a_measure_is_warned_of(gateway: TestClient) -> None:
+    """The plan says so, and the job."""
+    request = {"type": "track", "keyframes": [{"prompt": "a"}], "duration_s": 30.0, "loop": True}
+    assert "30.72 s" in gateway.post("/v1/jobs/plan", json=request).json()["warnings"][0]
+    assert "30.72 s" in gateway.post("/v1/jobs", json=request).json()["warnings"][0]
+
+
 def test_what_was_not_uploaded_is_not_known(gateway: TestClient, settings: Settings) -> None:
     """Ids that are none, and those of nothing."""
     store = object_store_from_url(settings.storage_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -49,7 +50,7 @@ def test_batches_and_chunks_cover_every_frame_once(duration_s: float, variations
 
 
 def test_a_chunk_needs_the_next_frame_but_never_another_part() -> None:
-    """The look-ahead stays within a variation."""
+    """What joints and the look-ahead read stays within a variation."""
     plan = Plan(ClipRequest(prompt="a", seed=1, duration_s=20 * 5.12, variations=2), SOURCES)
     assert [list(plan.chunk(chunk).needed_frames)[-1] for chunk in range(4)] == [12, 19, 32, 39]
     assert [(plan.chunk(chunk).is_first, plan.chunk(chunk).is_last) for chunk in range(4)] == [
@@ -135,3 +136,75 @@ def test_alpha_stays_in_range_and_ends_are_exact(alpha: float, curve: str | Powe
     """0 stays 0, 1 stays 1, and nothing leaves 0..1."""
     assert 0.0 <= curved_alpha(alpha, curve) <= 1.0
     assert (curved_alpha(0.0, curve), curved_alpha(1.0, curve)) == (0.0, 1.0)
+
+
+def test_a_chunk_reads_the_frames_beside_it_only_where_they_blend() -> None:
+    """With `cut` a chunk need not wait for the frame before."""
+    blend, cut = (Plan(track(200.0, joins=joins), SOURCES) for joins in ("blend", "cut"))
+    assert blend.chunk(1).needed_frames == tuple(range(11, 25))
+    assert cut.chunk(1).needed_frames == tuple(range(12, 25))
+
+
+@given(
+    st.decimals("0.10", 600, places=2),
+    st.none() | st.decimals(30, 300, places=3),
+    st.booleans(),
+    st.sampled_from(["blend", "cut"]),
+)
+def test_chunks_cover_every_column_once(duration_s: object, tempo: object, loop: bool, joins: str) -> None:
+    """At every length and tempo the chunks lie end to end, and reach the last sample."""
+    tempo_bpm = None if tempo is None else float(str(tempo))
+    plan = Plan(track(float(str(duration_s)), tempo_bpm=tempo_bpm, loop=loop, joins=joins), SOURCES)
+    chunks = [plan.chunk(index) for index in range(plan.chunks_total)]
+    assert chunks[0].columns.start == 0
+    assert all(one.columns.stop == after.columns.start for one, after in itertools.pairwise(chunks))
+    assert chunks[-1].columns.stop >= plan.part_columns
+    assert not loop or chunks[-1].columns.stop == plan.part_columns
+    assert [frame for chunk in chunks for frame in chunk.frames] == list(range(plan.frames_total))
+    assert all(set(chunk.frames) <= set(chunk.needed_frames) for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("tempo", "length", "columns"),
+    [(93.75, 512, 512), (120.0, 400, 400), (127.0, Fraction(48_000, 127), 376), (60.0, 400, 400), (200.0, 480, 480)],
+)
+def test_a_tempo_makes_a_frame_whole_beats_long(tempo: float, length: Fraction, columns: int) -> None:
+    """The grid is exact; the picture is as wide as models take."""
+    plan = Plan(track(tempo_bpm=tempo), SOURCES)
+    assert (plan.frame_length, plan.frame_columns, plan.frame(0).columns) == (length, columns, columns)
+
+
+def test_a_seed_image_keeps_its_beats_at_another_tempo() -> None:
+    """Twelve beats stay twelve beats."""
+    plan = Plan(track(tempo_bpm=120.0), Sources("1", seed_image_beats=12))
+    assert plan.frame_length == 600
+
+
+def test_a_loop_walks_back_to_where_it_began() -> None:
+    """Keyframes lie on a circle: after the last one alpha leads to the first."""
+    plan = Plan(track(40.96, loop=True), SOURCES)
+    walk = [(plan.frame(index).start.prompt, round(plan.frame(index).alpha, 12)) for index in range(8)]
+    assert walk == [("a", 0), ("a", 0.25), ("a", 0.5), ("a", 0.75), ("b", 0), ("b", 0.25), ("b", 0.5), ("b", 0.75)]
+    assert plan.frame(7).end == plan.frame(0).start
+
+
+def test_keyframes_of_a_loop_may_begin_late() -> None:
+    """Before its first keyframe a loop comes from its last."""
+    keyframes = [Keyframe(prompt="a", seed=1, at_s=10.24), Keyframe(prompt="b", seed=2, at_s=30.72)]
+    request = resolve(TrackRequest(duration_s=40.96, keyframes=keyframes, loop=True), lambda: 1)
+    first = Plan(request, SOURCES).frame(0)
+    assert (first.start.prompt, first.end and first.end.prompt, first.alpha) == ("b", "a", 0.5)
+
+
+def test_a_loop_near_whole_frames_is_made_to_end_on_one() -> None:
+    """A tempo whose frames are no whole columns still turns after its last beat; elsewhere the client is told."""
+    near = Plan(track(15.12, tempo_bpm=127.0, loop=True), SOURCES)
+    assert (near.part_frames, near.frame_length, near.warnings) == (4, 378, ())
+    early = Plan(track(60.0, loop=True), SOURCES)
+    assert early.warnings[0].startswith("This loop turns back in the middle of a frame; after 56.32 s or 61.44 s")
+
+
+def test_a_loops_last_chunk_is_long_enough_to_turn() -> None:
+    """A few columns beyond whole chunks go with the last of them."""
+    plan = Plan(track(61.5, loop=True), SOURCES)
+    assert (plan.chunks_total, plan.chunk(0).columns) == (1, range(6_150))
