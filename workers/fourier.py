@@ -24,9 +24,13 @@ _RADICES: Final = (6, 5, 4, 3, 2)
 
 
 class Plan(NamedTuple):
-    """How frames of `length` samples are transformed: radices, twiddles (row, power), the turn from packed to real."""
+    """How frames of `length` samples are transformed: radices, twiddles (row, power), the turn from packed to real.
+
+    is_half: frames are zeros from their middle on, and on the way back nobody asks what is there.
+    """
 
     length: int
+    is_half: bool
     radices: NDArray[np.int64]
     twiddle_re: Floats
     twiddle_im: Floats
@@ -35,11 +39,14 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def plan(length: int) -> Plan:
-    """The plan for real frames of `length` samples, an even number."""
-    if length % 2:
-        raise ValueError("a frame has an even number of samples")
-    radices = _radices(length // 2)
+def plan(length: int, is_half: bool = False) -> Plan:
+    """The plan for real frames of `length` samples, an even number; `is_half` when only the first half holds any.
+
+    Raises ValueError for an odd number, or halves that cannot be told apart.
+    """
+    if length % (4 if is_half else 2):
+        raise ValueError("a frame has an even number of samples, and so has its half")
+    radices = [2, *_radices(length // 4)] if is_half else _radices(length // 2)
     most = max(radices, default=1)
     rows, rest = [np.zeros((0, most), np.complex128)], length // 2
     for radix in radices:
@@ -49,7 +56,9 @@ def plan(length: int) -> Plan:
     twiddles = np.concatenate(rows)
     turn = np.exp(-2j * np.pi * np.arange(length // 2 + 1) / length)
     parts = (twiddles.real, twiddles.imag, turn.real, turn.imag)
-    return Plan(length, np.array(radices, np.int64), *(np.ascontiguousarray(part, np.float32) for part in parts))
+    return Plan(
+        length, is_half, np.array(radices, np.int64), *(np.ascontiguousarray(part, np.float32) for part in parts)
+    )
 
 
 def _radices(length: int) -> list[int]:
@@ -69,16 +78,19 @@ def is_quick(length: int) -> bool:
 
 
 @compiled
-def transform(re, im, other_re, other_im, radices, twiddle_re, twiddle_im):  # type: ignore[no-untyped-def]
+def transform(re, im, other_re, other_im, radices, twiddle_re, twiddle_im, is_half):  # type: ignore[no-untyped-def]
     """The transform of 16 columns of complex rows; True if it ends in the `other` pair of arrays.
 
-    To transform back, give and take imaginary parts as real ones; nothing is divided by the length.
+    To transform back, give and take imaginary parts as real ones; nothing is divided by the length. With `is_half` the
+    second half of the rows counts as zeros, whatever it holds; the first radix is 2 then.
     """
     rest, stride, row = re.size // LANES, 1, 0
     is_other = False
     for radix in radices:
         rest //= radix
-        if radix == 6:
+        if is_half and stride == 1:
+            _pass2_half(re, im, other_re, other_im, rest, twiddle_re, twiddle_im)
+        elif radix == 6:
             _pass6(re, im, other_re, other_im, rest, stride, twiddle_re, twiddle_im, row)
         elif radix == 5:
             _pass5(re, im, other_re, other_im, rest, stride, twiddle_re, twiddle_im, row)
@@ -114,6 +126,16 @@ def _pass2(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # 
             store(to_re, to, a_re + b_re)
             store(to_im, to, a_im + b_im)
             _put(to_re, to_im, to + hop, a_re - b_re, a_im - b_im, w_re[1], w_im[1])
+
+
+@compiled
+def _pass2_half(re, im, to_re, to_im, rest, twiddle_re, twiddle_im):  # type: ignore[no-untyped-def]
+    for place in range(rest):
+        at, to = place * LANES, 2 * place * LANES
+        a_re, a_im = load(re, at), load(im, at)
+        store(to_re, to, a_re)
+        store(to_im, to, a_im)
+        _put(to_re, to_im, to + LANES, a_re, a_im, twiddle_re[place, 1], twiddle_im[place, 1])
 
 
 @compiled

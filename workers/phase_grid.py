@@ -94,14 +94,17 @@ def grid_for(params: SpectrogramParams, oversampling: int) -> Grid:
     span = 2 * half
     hop = _working_hop(params, span)
     length, output_length = (span * each * oversampling for each in (hop, params.hop_length))
+    is_half = oversampling == 2
     mel = _working_mel_matrix(params, hop, length)
     total = mel.sum(axis=0)
     share = np.divide(mel, total, out=np.zeros_like(mel), where=total > _TINY * total.max()).T
     return Grid(
         coarse=grid_for(params, 1) if oversampling > 1 else None,
         half=half,
-        working=Frame(hop, _hann(span * hop, params.win_length * hop / params.hop_length), plan(length)),
-        output=Frame(params.hop_length, _hann(span * params.hop_length, params.win_length), plan(output_length)),
+        working=Frame(hop, _hann(span * hop, params.win_length * hop / params.hop_length), plan(length, is_half)),
+        output=Frame(
+            params.hop_length, _hann(span * params.hop_length, params.win_length), plan(output_length, is_half)
+        ),
         gradient=gradient_for(
             length // 2 + 1, span, length / hop, _HANN_GAMMA * (params.win_length / params.hop_length) ** 2
         ),

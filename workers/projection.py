@@ -57,7 +57,10 @@ def weighted(filters, row, values):  # type: ignore[no-untyped-def]
 
 @compiled
 def frames_from_signal(signal, hops, start, hop, window, re, im):  # type: ignore[no-untyped-def]
-    """Windowed frames that begin at hops start..start + 15, as packed rows: even samples real, odd ones imaginary."""
+    """Windowed frames that begin at hops start..start + 15, as packed rows: even samples real, odd ones imaginary.
+
+    Rows after the window's are left as they are.
+    """
     sample, at = 0, start
     for row in range(window.size):
         part = im if row % 2 else re
@@ -65,8 +68,6 @@ def frames_from_signal(signal, hops, start, hop, window, re, im):  # type: ignor
         sample += 1
         if sample == hop:
             sample, at = 0, at + 1
-    re[window.size // 2 * LANES :] = 0.0
-    im[window.size // 2 * LANES :] = 0.0
 
 
 @compiled
@@ -170,7 +171,9 @@ def _scaled_tile(signal, hops, start, first, goal, filters, frame, tile):  # typ
     hop, window, _, plan = frame
     wanted, stride, floor = goal
     frames_from_signal(signal, hops, start + first, hop, window, tile.re, tile.im)
-    is_other = transform(tile.re, tile.im, tile.other_re, tile.other_im, plan.radices, plan.twiddle_re, plan.twiddle_im)
+    is_other = transform(
+        tile.re, tile.im, tile.other_re, tile.other_im, plan.radices, plan.twiddle_re, plan.twiddle_im, plan.is_half
+    )
     re, im = (tile.other_re, tile.other_im) if is_other else (tile.re, tile.im)
     real_from_packed(re, im, plan.turn_re, plan.turn_im, tile.amplitudes)
     scale_to_mel(re, im, tile.amplitudes, tile.ratios, wanted, stride, first, floor, filters[0], filters[1])
@@ -182,7 +185,7 @@ def _add_tile(result, hops, start, frame, re, im, other_re, other_im):  # type: 
     """Add the frames of the bins in `re` and `im`; the others are room."""
     hop, _, window, plan = frame
     packed_from_real(re, im, plan.turn_re, plan.turn_im)
-    if transform(im, re, other_im, other_re, plan.radices, plan.twiddle_re, plan.twiddle_im):
+    if transform(im, re, other_im, other_re, plan.radices, plan.twiddle_re, plan.twiddle_im, False):
         add_frames(result, hops, start, hop, window, other_re, other_im)
     else:
         add_frames(result, hops, start, hop, window, re, im)

@@ -35,7 +35,7 @@ def test_the_transform_is_the_discrete_fourier_transform(half: int) -> None:
     frames = np.random.default_rng(half).standard_normal((2 * half, lanes.LANES)).astype(np.float32)
     re, im, other_re, other_im = (lanes.aligned_zeros(half * lanes.LANES) for _ in range(4))
     re[:], im[:] = frames[0::2].ravel(), frames[1::2].ravel()
-    tables = plan.radices, plan.twiddle_re, plan.twiddle_im
+    tables = plan.radices, plan.twiddle_re, plan.twiddle_im, False
     if fourier.transform(re, im, other_re, other_im, *tables):
         re, im, other_re, other_im = other_re, other_im, re, im
     amplitudes = lanes.aligned_zeros((half + 1) * lanes.LANES)
