@@ -15,6 +15,9 @@ For a track:
   joint_ratio, loop_joint_ratio  error within 50 ms of a joint of equal frames (a loop's end and start) over the error
                 where the same content has no joint: 1 when nobody can tell; *_worst is the worst picture,
                 plain_* is over the error elsewhere in the same track, whatever the content there
+  blend_joint_ratio  the worst joint of tracks of four different frames that blend: its error over that inside the two
+                frames it joins, on an average over eight places of the frames that it may fall on; blend_dip_db is by
+                how much it is quieter than it should be, at worst
   drift_samples_per_hour  how far a beat slips, in samples; 0 is exact
   peak_rss_mib_10h  peak memory of making and mastering a track, measured on two hours and carried on to ten
   growth_exponent   CPU time over an hour's length against a minute's: 1 is linear
@@ -46,7 +49,7 @@ from tests.benchmarks import sound_report as report
 from tests.benchmarks.sound_metrics import clipped_samples
 from tests.benchmarks.sound_quality import BASELINE, EVERYTHING, LEVELS, Mean, figures_of, means, measured
 from tests.benchmarks.sound_set import Picture, pictures, pictures_from_folder
-from tests.benchmarks.sound_stream import Joints, joints_of
+from tests.benchmarks.sound_stream import Joints, blends_of, joints_of
 from tests.benchmarks.sound_targets import unmet
 from workers import mastering
 from workers.phase import waveform_from_mel_amplitudes
@@ -103,6 +106,22 @@ def joint_results(own: Sequence[Picture], repetitions: int) -> Results:
     }
 
 
+def blend_results(own: Sequence[Picture]) -> Results:
+    """Tracks of four different frames: the first four of each kind, and of all kinds in turn."""
+    by_kind = [[picture for picture in own if picture.kind == kind] for kind in dict.fromkeys(one.kind for one in own)]
+    mixed = [kind[index] for index in range(2) for kind in by_kind if index < len(kind)]
+    tracks = {(kind[0].kind if kind is not mixed else "mixed"): kind[:4] for kind in (*by_kind, mixed) if len(kind) > 1}
+    found = {name: blends_of([picture.mel_amplitudes for picture in four], PARAMS) for name, four in tracks.items()}
+    return {
+        "blend_joint_ratio": round(max(float(blends.ratios.max()) for blends in found.values()), 3),
+        "blend_joint_ratio_mean": round(float(np.mean([blends.ratios.mean() for blends in found.values()])), 3),
+        "blend_joint_ratios": {
+            name: [round(float(ratio), 2) for ratio in blends.ratios] for name, blends in found.items()
+        },
+        "blend_dip_db": round(max(blends.dip_db for blends in found.values()), 3),
+    }
+
+
 def long_results(hours: tuple[int, int]) -> tuple[Results, list[Results]]:
     """A track of one chunk and two long ones, each in a process of its own; `hours` are in chunks."""
     minute, first, last = (_long_track(chunks) for chunks in (1, *hours))
@@ -154,7 +173,7 @@ def clipped_in_files(own: Sequence[Picture]) -> int:
 def main() -> int:
     """Run the benchmark and print its figures; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one picture of each kind, and minutes instead of hours")
+    parser.add_argument("--quick", action="store_true", help="two pictures of each kind, and minutes instead of hours")
     parser.add_argument("--audio", type=Path, help="a folder of sound files to measure too, as a kind of their own")
     parser.add_argument("--write", action="store_true", help="put figures and plot into docs/benchmarks.md")
     options = parser.parse_args()
@@ -162,10 +181,12 @@ def main() -> int:
     console = Console(width=120)
     own = pictures("held_out", PARAMS)
     if options.quick:
-        own = list({picture.kind: picture for picture in own}.values())
+        kinds = dict.fromkeys(picture.kind for picture in own)
+        own = [one for kind in kinds for one in [picture for picture in own if picture.kind == kind][:2]]
     more = pictures_from_folder(options.audio, PARAMS) if options.audio else []
     results, table = quality_results(own, more, console)
     results |= joint_results(own, 3 if options.quick else 20)
+    results |= blend_results(own)
     long, tracks = long_results((5, 10) if options.quick else (60, 120))
     results |= long
     results["clipped_samples"] += clipped_in_files([*own, *more])

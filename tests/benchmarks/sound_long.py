@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ from shared.contracts import LOUDNESS_LUFS
 from shared.plan import CHUNK_FRAMES
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 from tests.benchmarks.sound_metrics import clipped_samples, drift_samples_per_hour, late_samples
-from tests.benchmarks.sound_stream import chunks
+from tests.benchmarks.sound_stream import chunks, layout
 from workers import mastering
 from workers.seed_images import PATTERNS
 from workers.spectrogram import Array, image_from_mel_amplitudes, mel_amplitudes_from_image
@@ -99,10 +100,12 @@ def long_track(chunk_count: int, folder: Path) -> LongTrack:
 
 
 def _make_chunks(image: Image.Image, chunk_count: int, folder: Path, note: Callable[[], None]) -> None:
+    # As in workers.tasks: a frame is read for its own columns and for its neighbours' blends.
+    @lru_cache(maxsize=4)
     def frame(index: int) -> Array:
         return mel_amplitudes_from_image(image, PARAMS)
 
-    for index, waveform in enumerate(chunks(chunk_count * CHUNK_FRAMES, frame, PARAMS)):
+    for index, waveform in enumerate(chunks(frame, layout(chunk_count * CHUNK_FRAMES), PARAMS)):
         buffer = io.BytesIO()
         soundfile.write(buffer, waveform.T, PARAMS.sample_rate_hz, format="WAV", subtype="FLOAT")
         _chunk_path(folder, index).write_bytes(buffer.getvalue())
