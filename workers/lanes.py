@@ -12,6 +12,7 @@ A numba cache is renewed when its own file changes, not when this one does: remo
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, Final
@@ -59,7 +60,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def aligned_zeros(*shape: int) -> NDArray[np.float32]:
     """Zeros in float32 that begin where a vector does."""
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     raw = np.zeros(size + LANES, np.float32)
     offset = -(raw.ctypes.data // 4) % LANES
     return raw[offset : offset + size].reshape(shape)

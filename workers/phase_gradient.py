@@ -84,7 +84,8 @@ def first_phase(
     for channel in amplitudes:
         ground[:, 1 : columns + 1] += channel.reshape(bins, stride)[:, :columns] * np.float32(1 / len(amplitudes))
     lowest = max(_FLOOR * float(ground.max()), float(np.finfo(np.float32).tiny))
-    heights = np.log(np.maximum(ground, np.float32(lowest)))
+    heights = np.maximum(ground, np.float32(lowest))
+    np.log(heights, out=heights)
     # A slope at the last column goes on as it came.
     heights[:, columns + 1] = 2 * heights[:, columns] - heights[:, columns - 1]
     # Where a channel is silent its phase is chance: there it goes with the others.
