@@ -57,4 +57,4 @@ lock: setup      ## Make the locks anew from pyproject.toml
 	$(COMPILE) --extra worker --output-file requirements-worker.lock
 
 clean:           ## Remove what was made here: .venv, out/, caches and the local farm's data
-	rm -rf .venv out .riffarm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf workers/__pycache__ .venv out .riffarm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,15 +6,15 @@ every operation works on all of them. The compiler makes of it whatever the proc
 two of 256, four of 128. Written out, since it does not find these vectors by itself: it guards every short loop against
 arrays that overlap, which costs six times the work. Leaves out what is computed (`workers.fourier`,
 `workers.projection`, `workers.phase_gradient`).
-
-A numba cache is renewed when its own file changes, not when this one does: remove `__pycache__` after editing here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numba
@@ -25,6 +25,14 @@ from numba.extending import intrinsic, models, overload, register_model
 from numpy.typing import NDArray
 
 LANES: Final = 16
+_COMPILED_TOGETHER: Final = (
+    "fourier.py",
+    "lanes.py",
+    "loudness.py",
+    "phase_engine.py",
+    "phase_gradient.py",
+    "projection.py",
+)
 _VECTOR: Final = ir.VectorType(ir.FloatType(), LANES)
 _INDICES: Final = ir.VectorType(ir.IntType(32), LANES)
 # Products may be fused with sums; nothing else may be reordered.
@@ -47,6 +55,16 @@ _LANES_TYPE: Final = _LanesType()
 class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, front_end_type: Any) -> None:
         super().__init__(manager, front_end_type, _VECTOR)
+
+
+def _cache_folder() -> str:
+    """A folder for this state of all compiled modules: numba looks at a function's own file, not at those it calls."""
+    here = Path(__file__).parent
+    state = hashlib.sha256(b"".join((here / name).read_bytes() for name in _COMPILED_TOGETHER)).hexdigest()[:16]
+    return str(Path(numba.config.CACHE_DIR or here / "__pycache__") / f"compiled-{state}")
+
+
+numba.config.CACHE_DIR = _cache_folder()
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
