@@ -13,10 +13,11 @@ FROM python:3.11.14-slim-bookworm
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    NUMBA_CACHE_DIR=/home/riffarm/.cache/numba \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     REMAP_SIGTERM=SIGQUIT
-# The cache holds models fetched by hub id; made here so that a volume on it belongs to the user.
+# The cache holds models fetched by hub id and compiled code; made here so that a volume on it belongs to the user.
 RUN useradd --uid 10001 --create-home riffarm \
     && mkdir /home/riffarm/.cache \
     && chown riffarm:riffarm /home/riffarm/.cache
