@@ -31,7 +31,7 @@ BATCH_FRAMES: Final = 4
 """Frames of one batch: the unit of retry."""
 CHUNK_FRAMES: Final = 12
 """Frames of one chunk: 61.44 s of sound on the default grid."""
-FRAME_HASH_VERSION: Final = "1"
+FRAME_HASH_VERSION: Final = "2"
 """Raised whenever the same frame would be drawn differently by newer code."""
 _SECOND_SEED: Final = 2**31
 _LATENT_COLUMNS: Final = 8

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -22,6 +23,7 @@ from shared.contracts import Frame, FrameEnd, Sampler
 from shared.errors import RenderError
 from workers.checkpoint import load_checkpoint
 from workers.samplers import new_scheduler, steps_from_strength
+from workers.seamless import TimeCircle
 from workers.spectrogram import rgb_from_image
 
 Value = TypeVar("Value")
@@ -55,6 +57,7 @@ class _Canvas:
 class FramePipeline:
     """A loaded model that renders frames, each from its own noise in whatever company.
 
+    A frame is a loop: its last column leads to its first (`workers.seamless`).
     On a CPU a frame's bits are the same in any batch, for the same number of threads; on a GPU, where frames are
     denoised together, they may differ by a rounding.
     """
@@ -66,6 +69,7 @@ class FramePipeline:
         self._is_batching = device.type != "cpu"
         self._dtype = parts.unet.dtype
         self._parts = parts.to(device)
+        self._time = TimeCircle(parts.unet, parts.vae)
         self._embedding = lru_cache(maxsize=_EMBEDDINGS_KEPT)(self._embedding_from_prompt)
         self._seed_latents = lru_cache(maxsize=_SEED_IMAGES_KEPT)(self._latents_from_pixels)
 
@@ -168,7 +172,10 @@ class FramePipeline:
             latents = scheduler.add_noise(canvas.latents, noise, timesteps[:1])
         for index, timestep in enumerate(timesteps):
             pair = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-            predicted = self._guided(pair, timestep, embeddings, guidance)
+            # Early steps lay out the beat, which models learn from the edges' zeros; later ones close the loop.
+            is_late = schedule.first_step + index >= schedule.num_inference_steps / 2
+            with self._time.closed() if is_late else nullcontext():
+                predicted = self._guided(pair, timestep, embeddings, guidance)
             latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
             if canvas is not None and canvas.mask is not None:
                 following = timesteps[index + 1 : index + 2]
@@ -229,7 +236,8 @@ class FramePipeline:
 
     def _picture_from_latents(self, latents: torch.Tensor) -> Image.Image:
         unscaled = (latents / self._parts.vae.config.scaling_factor).to(self._dtype)
-        decoded = self._parts.vae.decode(unscaled, return_dict=False)[0]
+        with self._time.closed():
+            decoded = self._parts.vae.decode(unscaled, return_dict=False)[0]
         picture: Image.Image = self._parts.image_processor.postprocess(decoded.float(), output_type="pil")[0]
         return picture
 
