@@ -82,9 +82,9 @@ def test_a_mask_repaints_its_white_side_and_keeps_its_black_side(pipeline, seed_
     middle = LATENTS[-1] // 2
     assert torch.equal(half_kept[..., :middle], all_kept[..., :middle])
     assert (half_kept[..., middle:] - all_kept[..., middle:]).abs().mean() > 0.1
-    # In the picture the sides touch a little, in the middle and where the circle closes.
+    # In the picture the sides touch, in the middle and where the circle closes: this decoder sees all of 64 columns.
     eighth = COLUMNS // 8
-    assert 2 * change[:, eighth : 3 * eighth].mean() < change[:, 5 * eighth : 7 * eighth].mean()
+    assert 1.2 * change[:, eighth : 3 * eighth].mean() < change[:, 5 * eighth : 7 * eighth].mean()
 
 
 def test_a_grey_mask_lies_between_black_and_white(pipeline, seed_image):
