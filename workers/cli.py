@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from shared.contracts import Quality
+from shared.contracts import LOUDNESS_LUFS, Quality
 
 commands = typer.Typer()
 
@@ -93,7 +93,7 @@ def convert(
     stereo: Annotated[bool, typer.Option("--stereo", help="Left in green, right in blue.")] = False,
     f_min: Annotated[float | None, typer.Option(help="Lowest frequency of the picture in Hz.")] = None,
     f_max: Annotated[float | None, typer.Option(help="Highest frequency of the picture in Hz, 22050 at most.")] = None,
-    loudness: Annotated[float, typer.Option(min=-60, max=0, help="Loudness of the audio in LUFS.")] = -14.0,
+    loudness: Annotated[float, typer.Option(min=-60, max=-5, help="Loudness of the audio in LUFS.")] = LOUDNESS_LUFS,
 ) -> None:
     """Turn a spectrogram picture into audio, or audio into a spectrogram picture; needs no farm.
 
