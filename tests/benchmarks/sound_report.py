@@ -35,7 +35,8 @@ def show(console: Console, results: Mapping[str, Any], table: Means) -> None:
 
 
 def write(results: Mapping[str, Any], table: Means, tracks: Sequence[Mapping[str, Any]]) -> None:
-    """Put both tables into PAGE, between BEGIN and END, and the plot beside it."""
+    """Put both tables into PAGE, between BEGIN and END, and the plot beside it. Anybody's own audio stays out."""
+    table = {key: mean for key, mean in table.items() if key[0] != "your audio"}
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     tables = "\n".join([_markdown(_QUALITY_HEAD, _quality_rows(table)), _markdown(_TARGET_HEAD, _target_rows(results))])
     PAGE.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{rest.split(END)[1]}", encoding="utf-8")
