@@ -41,13 +41,9 @@ class _Child:
     """What the child process holds for its life; built in the child, never in the parent."""
 
     def __init__(self) -> None:
-        # Here and not at the top: the parent only passes messages on and needs no torch.
-        import torch
-
+        # Here and not at the top: the parent only passes messages on.
         from workers.tasks import Tasks
 
-        # One thread a process: rounding must not depend on the machine, and two workers must not fight for cores.
-        torch.set_num_threads(1)
         self.jobs = JobStore(settings.redis_url)
         objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
         dispatcher = dispatch.Dispatcher(app, self.jobs, settings.job_window)
@@ -55,6 +51,11 @@ class _Child:
         self.queues = os.environ[_QUEUES].split(",")
         self.device = "cpu"
         if any(queue.startswith("render.") for queue in self.queues):
+            # A worker for sound alone does without torch, which is half a gigabyte.
+            import torch
+
+            # One thread a process: rounding must not depend on the machine, and two workers must not fight for cores.
+            torch.set_num_threads(1)
             self.device = str(self.tasks.pipeline("riffarm-mini").device)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from shared.contracts import Quality
 from shared.spectrogram_params import SpectrogramParams
-from workers import griffin_lim, phase_torch
 from workers.phase_engine import Effort, signal_from_columns, solved_columns, weight
 from workers.phase_grid import LOOK_AHEAD_COLUMNS, Grid, grid_for, half_window_hops
 
@@ -155,6 +154,9 @@ def _griffin_lim_chunk(
     on_block: Callable[[float], None] | None,
 ) -> tuple[Array, StreamState | None]:
     """Clips that know nothing of each other. A loop's start is only kept, to be put where it was."""
+    # Here and not at the top, like the other user of torch.
+    from workers import griffin_lim
+
     waveform = griffin_lim.waveform_from_mel_amplitudes(mel_amplitudes, params, on_block)
     opening = waveform[:, : loop_overlap_columns(params) * params.hop_length if is_loop else 0]
     tail = state.tail if state else opening
@@ -236,8 +238,15 @@ class _Stream:
             return np.zeros((len(wanted), self.grid.bins, wanted.shape[-1]), np.complex64)
         # A power of two: nothing is rounded on the way there and back.
         scale = np.float32(2.0) ** np.float32(np.frexp(loudest)[1])
-        solve = solved_columns if self.device == "cpu" else partial(phase_torch.solved_columns, device=self.device)
-        return solve(wanted / scale, past / scale, future / scale, self.grid, self.effort) * scale
+        return self._solver()(wanted / scale, past / scale, future / scale, self.grid, self.effort) * scale
+
+    def _solver(self) -> Callable[..., Columns]:
+        if self.device == "cpu":
+            return solved_columns
+        # Here and not at the top: torch takes half a gigabyte, which a worker for sound alone has no use for.
+        from workers import phase_torch
+
+        return partial(phase_torch.solved_columns, device=self.device)
 
     def _signal(self, columns: Columns, state: StreamState | None) -> Array:
         """The columns' signal at the full sample rate, on top of the tail of those before."""

@@ -144,7 +144,7 @@ def _working_mel_matrix(params: SpectrogramParams, hop: int, fft_length: int) ->
 
     A line of the grid's transform is read between the two working bins beside it.
     """
-    filters = mel_matrix(params).numpy().astype(np.float64)
+    filters = mel_matrix(params)
     # Both transforms in lines per column rate: the grid's is finer.
     place = np.arange(filters.shape[1]) * (fft_length * params.hop_length / (params.n_fft * hop))
     below = place.astype(np.intp)

@@ -14,9 +14,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
+import scipy.fft
+import scipy.signal
 import scipy.sparse
-import torch
-import torchaudio
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
@@ -40,28 +40,24 @@ class PictureGrid:
 
 
 @lru_cache(maxsize=4)
-def mel_matrix(params: SpectrogramParams) -> torch.Tensor:
-    """Triangular HTK mel filters without norm, shape (mel_bins, n_fft // 2 + 1)."""
-    with warnings.catch_warnings():
-        # A filter narrower than the transform's lines is empty: its row stays white.
-        warnings.simplefilter("ignore", UserWarning)
-        filters: torch.Tensor = torchaudio.functional.melscale_fbanks(
-            n_freqs=params.n_fft // 2 + 1,
-            f_min=params.f_min_hz,
-            f_max=params.f_max_hz,
-            n_mels=params.mel_bins,
-            sample_rate=params.sample_rate_hz,
-            norm=None,
-            mel_scale="htk",
-        )
-    return filters.T.contiguous()
+def mel_matrix(params: SpectrogramParams) -> NDArray[np.float64]:
+    """Triangular HTK mel filters without norm, shape (mel_bins, n_fft // 2 + 1); mel = 2595 log10(1 + Hz / 700).
+
+    A filter narrower than the transform's lines is empty: its row stays white.
+    """
+    lowest, highest = 2595 * np.log10(1 + np.array([params.f_min_hz, params.f_max_hz]) / 700)
+    corners_hz = 700 * (10 ** (np.linspace(lowest, highest, params.mel_bins + 2) / 2595) - 1)
+    lines_hz = np.linspace(0, params.sample_rate_hz / 2, params.n_fft // 2 + 1)
+    up = (lines_hz - corners_hz[:-2, None]) / np.diff(corners_hz)[:-1, None]
+    down = (corners_hz[2:, None] - lines_hz) / np.diff(corners_hz)[1:, None]
+    return np.maximum(0.0, np.minimum(up, down))
 
 
 @lru_cache(maxsize=4)
 def _sparse_mel_matrix(params: SpectrogramParams) -> Any:
     # Filters end at f_max: rows above it would be multiplied by zeros.
     bins = int(params.f_max_hz / params.sample_rate_hz * params.n_fft) + 2
-    return scipy.sparse.csr_array(mel_matrix(params)[:, :bins].numpy())
+    return scipy.sparse.csr_array(mel_matrix(params)[:, :bins].astype(np.float32))
 
 
 def mel_amplitudes_from_waveform(waveform: Array, params: SpectrogramParams) -> Array:
@@ -112,13 +108,13 @@ def _mel_columns(signal: Array, columns: int, params: SpectrogramParams) -> Arra
     matrix = _sparse_mel_matrix(params)
     windows = np.lib.stride_tricks.sliding_window_view(signal, params.win_length, axis=1)
     frames = windows[:, :: params.hop_length][:, :columns] * _hann(params.win_length)
-    spectrum = torch.fft.rfft(torch.from_numpy(frames), n=params.n_fft)[..., : matrix.shape[1]]
-    return np.stack([matrix @ channel.abs().numpy().T for channel in spectrum])
+    spectrum = scipy.fft.rfft(frames, n=params.n_fft)[..., : matrix.shape[1]]
+    return np.stack([matrix @ np.abs(channel).T for channel in spectrum])
 
 
 @lru_cache(maxsize=4)
 def _hann(length: int) -> Array:
-    window: Array = torch.hann_window(length).numpy()
+    window: Array = scipy.signal.windows.hann(length, sym=False).astype(np.float32)
     return window
 
 
@@ -176,13 +172,9 @@ def mel_amplitudes_from_image(image: Image.Image, params: SpectrogramParams, max
 
 def _resampled(mel_amplitudes: Array, mel_bins: int) -> Array:
     """The same mel axis in another number of rows: averaged when fewer, straight lines between when more."""
-    resampled: Array = torch.nn.functional.interpolate(
-        torch.from_numpy(mel_amplitudes)[None],
-        size=(mel_bins, mel_amplitudes.shape[-1]),
-        mode="bilinear",
-        align_corners=False,
-        antialias=True,
-    )[0].numpy()
+    size = (mel_amplitudes.shape[-1], mel_bins)
+    channels = [Image.fromarray(channel).resize(size, Image.Resampling.BILINEAR) for channel in mel_amplitudes]
+    resampled: Array = np.stack([np.asarray(channel) for channel in channels])
     # The weights add up to 1 only to within rounding.
     return np.clip(resampled, 0.0, mel_amplitudes.max())
 

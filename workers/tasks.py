@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import soundfile
 import structlog
@@ -35,11 +35,13 @@ from shared.plan import Chunk, Conversion, Plan, frame_hash
 from shared.settings import Settings
 from shared.spectrogram_params import DEFAULT_MAX_VALUE
 from workers.delivery import Delivery, image_from_bytes
-from workers.diffusion import FramePipeline
 from workers.joins import Layout, joined_mel_amplitudes
 from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amplitudes
 from workers.spectrogram import Array, mel_amplitudes_from_image
 from workers.webhooks import post_webhook, webhook_body
+
+if TYPE_CHECKING:
+    from workers.diffusion import FramePipeline
 
 log = structlog.get_logger()
 
@@ -220,6 +222,9 @@ class Tasks:
         entry = self._models.get(name)
         if entry is None:
             raise RenderError(f"this worker has no model {name!r}; it has {', '.join(self._models)}")
+        # Here and not at the top: it brings torch, which a worker for sound alone has no use for.
+        from workers.diffusion import FramePipeline
+
         return FramePipeline.from_source(entry.source, entry.revision, device=self._settings.device)
 
     def _load_picture(self, picture_id: str) -> Image.Image:

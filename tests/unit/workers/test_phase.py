@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -259,3 +261,18 @@ def test_the_first_phase_of_a_tone_turns_at_its_frequency() -> None:
     (cycles,) = first_phase([amplitudes.ravel()], columns[None, :, 3], 8, 16, gradient_for(501, 10, 10, 0.25645 * 100))
     turned = np.exp(2j * np.pi * np.diff(cycles.reshape(501, 16)[37, :8]))
     assert np.abs(np.angle(turned * np.exp(-2j * np.pi * bin_ * hop / length))).max() < 0.05
+
+
+def test_sound_needs_no_torch() -> None:
+    """A worker for sound alone is spared half a gigabyte: nothing on its way imports torch."""
+    code = """
+import sys
+import numpy as np
+from shared.spectrogram_params import SpectrogramParams
+from workers import tasks
+from workers.phase import waveform_from_mel_amplitudes
+waveform_from_mel_amplitudes(np.ones((1, 512, 20), np.float32), SpectrogramParams())
+print(sorted({"torch", "torchaudio", "diffusers"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

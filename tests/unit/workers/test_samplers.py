@@ -1,7 +1,11 @@
-"""Samplers: the same pictures as diffusers' own pipelines draw, and exactly the steps asked for."""
+"""Samplers: the same pictures as diffusers' own pipelines draw, and exactly the steps asked for.
+
+diffusers' pipelines know no circle, so time stays a line here; `test_seamless` is about the circle.
+"""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -24,9 +28,15 @@ from tests.tiny_frames import (
 )
 from workers.diffusion import FramePipeline
 from workers.samplers import SAMPLERS, new_scheduler, steps_from_strength
+from workers.seamless import TimeCircle
 
 # diffusers' schedulers hand torch tensors to numpy in a way that numpy 2 is letting go.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
+
+
+@pytest.fixture(autouse=True)
+def time_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TimeCircle, "closed", lambda self: nullcontext())
 
 
 def stock_parts(pipeline: FramePipeline, sampler: Any) -> dict[str, Any]:
