@@ -231,7 +231,8 @@ class FramePipeline:
         tensor = self._parts.image_processor.preprocess(picture).to(self.device, self._dtype)
         # The mean, not a draw: the seed image is the same for every frame and worker.
         scaling: float = self._parts.vae.config.scaling_factor
-        latents: torch.Tensor = self._parts.vae.encode(tensor).latent_dist.mode()
+        with self._time.closed():
+            latents: torch.Tensor = self._parts.vae.encode(tensor).latent_dist.mode()
         return latents.float() * scaling
 
     def _picture_from_latents(self, latents: torch.Tensor) -> Image.Image:

@@ -10,7 +10,6 @@ from PIL import Image
 from shared.errors import RenderError
 from tests.tiny_frames import (
     COLUMNS,
-    LATENTS,
     ROWS,
     a_frame,
     distance,
@@ -73,17 +72,18 @@ def test_a_mask_repaints_its_white_side_and_keeps_its_black_side(pipeline, seed_
     monkeypatch.setattr(
         pipeline, "_picture_from_latents", lambda latents: drawn.append(latents) or draw_latents(latents)
     )
-    half = np.zeros((ROWS, COLUMNS), np.uint8)
-    half[:, COLUMNS // 2 :] = 255
-    frame = a_frame(denoising_strength=strength)
-    kept = pixels(render_one(pipeline, frame, seed_image, Image.new("L", (COLUMNS, ROWS), 0)))
+    columns = 4 * COLUMNS
+    half = np.zeros((ROWS, columns), np.uint8)
+    half[:, columns // 2 :] = 255
+    frame = a_frame(denoising_strength=strength, columns=columns)
+    kept = pixels(render_one(pipeline, frame, seed_image, Image.new("L", (columns, ROWS), 0)))
     change = np.abs(pixels(render_one(pipeline, frame, seed_image, Image.fromarray(half))) - kept)
     all_kept, half_kept = drawn
-    middle = LATENTS[-1] // 2
+    middle = columns // 8 // 2
     assert torch.equal(half_kept[..., :middle], all_kept[..., :middle])
     assert (half_kept[..., middle:] - all_kept[..., middle:]).abs().mean() > 0.1
-    # In the picture the sides touch, in the middle and where the circle closes: this decoder sees all of 64 columns.
-    eighth = COLUMNS // 8
+    # In the picture the sides touch, in the middle and where the circle closes; and norms see both.
+    eighth = columns // 8
     assert 1.2 * change[:, eighth : 3 * eighth].mean() < change[:, 5 * eighth : 7 * eighth].mean()
 
 
