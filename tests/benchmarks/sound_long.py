@@ -22,7 +22,6 @@ from typing import Final
 import numpy as np
 import psutil
 import soundfile
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -165,7 +164,6 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=60, help="chunks of a track; one is 61.44 s of sound")
     parser.add_argument("--repeats", type=int, default=1, help="how often to make it")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     libraries_mib = _rss_mib()
     with tempfile.TemporaryDirectory(prefix="riffarm-") as folder:
         # Compiled code and tables are there before the clock starts.

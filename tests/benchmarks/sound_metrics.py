@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import scipy.signal
-import torch
 from numpy.typing import NDArray
 
 from shared.spectrogram_params import SpectrogramParams
@@ -92,6 +91,9 @@ def lsd_db(found: Array, wanted: Array, params: SpectrogramParams) -> float:
 
 def _spectra(found: Array, wanted: Array, length: int, params: SpectrogramParams) -> tuple[Array, Array]:
     """Amplitudes of both waveforms over the samples both have, gains matched, up to 0.95 f_max."""
+    # Here alone: what measures memory must not carry a library that sound does without.
+    import torch
+
     samples = min(found.shape[-1], wanted.shape[-1])
     bins = int(0.95 * params.f_max_hz / params.sample_rate_hz * length)
     both = torch.from_numpy(np.stack([found[..., :samples], wanted[..., :samples]]).reshape(-1, samples))
