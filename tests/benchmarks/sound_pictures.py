@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 
+from shared.contracts import Joins
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 from tests.benchmarks.sound_metrics import column_errors, heard, matched, quality
 from tests.benchmarks.sound_quality import BASELINE, LEVELS, baseline, ours
@@ -83,7 +84,8 @@ def _draw_joints(frames: list[Array], path: Path) -> None:
     """Two frames that meet, side by side and blended: the picture of the sound, and its error in time."""
     figure, rows = plt.subplots(2, 2, figsize=(10, 5), layout="constrained", height_ratios=(2, 1), sharey="row")
     around = slice(FRAME_COLUMNS - _HALF, FRAME_COLUMNS + _HALF)
-    for column, joins in enumerate(("cut", "blend")):
+    kinds: tuple[Joins, ...] = ("cut", "blend")
+    for column, joins in enumerate(kinds):
         where = replace(layout(2), joins=joins)
         wanted = joined_mel_amplitudes(frames.__getitem__, where, range(where.columns))
         found = heard(track(frames.__getitem__, where, GRID), GRID, where.columns)
