@@ -54,7 +54,8 @@ class TimeCircle:
         if not self._is_closed:
             return None
         picture, *others = arguments
-        return torch.nn.functional.pad(picture, (columns, columns, 0, 0), mode="circular"), *others
+        # Half the time of circular `pad` where pictures are large.
+        return torch.cat([picture[..., -columns:], picture, picture[..., :columns]], dim=-1), *others
 
     def _last_replaced(self, module: torch.nn.Module, arguments: _Arguments) -> _Arguments | None:
         """An encoder's downsampling comes with one column of zeros at the end, put there by its own hand."""

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -90,20 +92,18 @@ def test_another_address_needs_a_key(tmp_path: Path) -> None:
 )
 def test_ctrl_c_leaves_no_process_and_no_broken_file(tmp_path: Path, moment: str, number: signal.Signals) -> None:
     """Whenever it comes, also as a closed terminal, all that was started ends and the folder holds no half file."""
-    command = [sys.executable, "-m", "api.cli", "render", "a", "b", "--duration", "3m", "--output", "out/a.flac"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    own = psutil.Process(process.pid)
-    wait_until(lambda: process.poll() is not None or len(own.children(recursive=True)) >= 1, "the farm starts")
-    if moment != "at once":
-        wait_until(lambda: len(own.children(recursive=True)) >= 5, "workers start")
-    if moment == "rendering":
-        frames = tmp_path / ".riffarm" / "storage" / "frames"
-        wait_until(lambda: any(frames.rglob("*.png")), "a frame", timeout_s=120)
-    started = own.children(recursive=True)
-    process.send_signal(number)
-    assert process.wait(60) == 130
-    process.communicate()
-    _, alive = psutil.wait_procs(started, timeout=10)
+    with rendering(tmp_path, "a", "b") as process:
+        own = psutil.Process(process.pid)
+        wait_until(lambda: process.poll() is not None or len(own.children(recursive=True)) >= 1, "the farm starts")
+        if moment != "at once":
+            wait_until(lambda: len(own.children(recursive=True)) >= 5, "workers start")
+        if moment == "rendering":
+            frames = tmp_path / ".riffarm" / "storage" / "frames"
+            wait_until(lambda: any(frames.rglob("*.png")), "a frame", timeout_s=180)
+        started = own.children(recursive=True)
+        process.send_signal(number)
+        assert process.wait(60) == 130
+        _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
     assert list((tmp_path / "out").rglob("*")) == []
     assert list((tmp_path / ".riffarm").rglob(".writing-*")) == []
@@ -111,15 +111,27 @@ def test_ctrl_c_leaves_no_process_and_no_broken_file(tmp_path: Path, moment: str
 
 def test_a_killed_render_takes_its_farm_with_it(tmp_path: Path) -> None:
     """kill -9 gives it no chance to tidy up; the farm it started ends all the same."""
-    command = [sys.executable, "-m", "api.cli", "render", "a", "--duration", "3m", "--output", "out/a.flac"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    own = psutil.Process(process.pid)
-    wait_until(lambda: len(own.children(recursive=True)) >= 5, "workers start")
-    started = own.children(recursive=True)
-    process.kill()
-    process.communicate()
-    _, alive = psutil.wait_procs(started, timeout=30)
+    with rendering(tmp_path, "a") as process:
+        own = psutil.Process(process.pid)
+        wait_until(lambda: len(own.children(recursive=True)) >= 5, "workers start")
+        started = own.children(recursive=True)
+        process.kill()
+        _, alive = psutil.wait_procs(started, timeout=30)
     assert alive == []
+
+
+@contextmanager
+def rendering(folder: Path, *prompts: str) -> Iterator[subprocess.Popen[str]]:
+    """A long `riffarm render` with a farm of its own in the folder; nothing of it outlives the block."""
+    command = [sys.executable, "-m", "api.cli", "render", *prompts, "--duration", "3m", "--output", "out/a.flac"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    try:
+        yield process
+    finally:
+        left = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+        for one in left:
+            one.kill()
+        process.wait()
 
 
 def test_a_place_that_cannot_be_written_is_said_before_anything_is_rendered(tmp_path: Path) -> None:
