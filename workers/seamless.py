@@ -54,7 +54,6 @@ class TimeCircle:
         if not self._is_closed:
             return None
         picture, *others = arguments
-        # Half the time of circular `pad` where pictures are large.
         return torch.cat([picture[..., -columns:], picture, picture[..., :columns]], dim=-1), *others
 
     def _last_replaced(self, module: torch.nn.Module, arguments: _Arguments) -> _Arguments | None:
