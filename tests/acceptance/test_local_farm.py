@@ -123,6 +123,8 @@ def test_a_killed_render_takes_its_farm_with_it(tmp_path: Path) -> None:
 @contextmanager
 def rendering(folder: Path, *prompts: str) -> Iterator[subprocess.Popen[str]]:
     """A long `riffarm render` with a farm of its own in the folder; nothing of it outlives the block."""
+    # A shell starts what runs in its background deaf to Ctrl-C, and children inherit that: not what is tried here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "api.cli", "render", *prompts, "--duration", "3m", "--output", "out/a.flac"]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
     try:
