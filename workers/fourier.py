@@ -11,7 +11,7 @@ from there to the frame's spectrum. Arrays are flat: row * LANES + column.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,16 @@ def is_quick(length: int) -> bool:
 
 
 @compiled
-def transform(re, im, other_re, other_im, radices, twiddle_re, twiddle_im, is_half):  # type: ignore[no-untyped-def]
+def transform(
+    re: Floats,
+    im: Floats,
+    other_re: Floats,
+    other_im: Floats,
+    radices: NDArray[np.int64],
+    twiddle_re: Floats,
+    twiddle_im: Floats,
+    is_half: bool,
+) -> bool:
     """The transform of 16 columns of complex rows; True if it ends in the `other` pair of arrays.
 
     To transform back, give and take imaginary parts as real ones; nothing is divided by the length. With `is_half` the
@@ -110,13 +119,23 @@ def transform(re, im, other_re, other_im, radices, twiddle_re, twiddle_im, is_ha
 
 
 @compiled
-def _put(re, im, at, value_re, value_im, turn_re, turn_im):  # type: ignore[no-untyped-def]
+def _put(re: Floats, im: Floats, at: int, value_re: Any, value_im: Any, turn_re: Any, turn_im: Any) -> None:
     store(re, at, value_re * turn_re - value_im * turn_im)
     store(im, at, value_re * turn_im + value_im * turn_re)
 
 
 @compiled
-def _pass2(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # type: ignore[no-untyped-def]
+def _pass2(
+    re: Floats,
+    im: Floats,
+    to_re: Floats,
+    to_im: Floats,
+    rest: int,
+    stride: int,
+    twiddle_re: Floats,
+    twiddle_im: Floats,
+    row: int,
+) -> None:
     step, hop = stride * rest * LANES, stride * LANES
     for place in range(rest):
         w_re, w_im = twiddle_re[row + place], twiddle_im[row + place]
@@ -129,7 +148,9 @@ def _pass2(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # 
 
 
 @compiled
-def _pass2_half(re, im, to_re, to_im, rest, twiddle_re, twiddle_im):  # type: ignore[no-untyped-def]
+def _pass2_half(
+    re: Floats, im: Floats, to_re: Floats, to_im: Floats, rest: int, twiddle_re: Floats, twiddle_im: Floats
+) -> None:
     for place in range(rest):
         at, to = place * LANES, 2 * place * LANES
         a_re, a_im = load(re, at), load(im, at)
@@ -139,7 +160,7 @@ def _pass2_half(re, im, to_re, to_im, rest, twiddle_re, twiddle_im):  # type: ig
 
 
 @compiled
-def _three(a_re, a_im, b_re, b_im, c_re, c_im):  # type: ignore[no-untyped-def]
+def _three(a_re: Any, a_im: Any, b_re: Any, b_im: Any, c_re: Any, c_im: Any) -> tuple[Any, ...]:
     half, height = np.float32(0.5), np.float32(0.8660254037844386)
     sum_re, sum_im = b_re + c_re, b_im + c_im
     turn_re, turn_im = (b_re - c_re) * height, (b_im - c_im) * height
@@ -148,7 +169,17 @@ def _three(a_re, a_im, b_re, b_im, c_re, c_im):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _pass3(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # type: ignore[no-untyped-def]
+def _pass3(
+    re: Floats,
+    im: Floats,
+    to_re: Floats,
+    to_im: Floats,
+    rest: int,
+    stride: int,
+    twiddle_re: Floats,
+    twiddle_im: Floats,
+    row: int,
+) -> None:
     step, hop = stride * rest * LANES, stride * LANES
     for place in range(rest):
         w_re, w_im = twiddle_re[row + place], twiddle_im[row + place]
@@ -165,7 +196,17 @@ def _pass3(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # 
 
 
 @compiled
-def _pass4(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # type: ignore[no-untyped-def]
+def _pass4(
+    re: Floats,
+    im: Floats,
+    to_re: Floats,
+    to_im: Floats,
+    rest: int,
+    stride: int,
+    twiddle_re: Floats,
+    twiddle_im: Floats,
+    row: int,
+) -> None:
     step, hop = stride * rest * LANES, stride * LANES
     for place in range(rest):
         w_re, w_im = twiddle_re[row + place], twiddle_im[row + place]
@@ -184,7 +225,17 @@ def _pass4(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # 
 
 
 @compiled
-def _pass5(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # type: ignore[no-untyped-def]
+def _pass5(
+    re: Floats,
+    im: Floats,
+    to_re: Floats,
+    to_im: Floats,
+    rest: int,
+    stride: int,
+    twiddle_re: Floats,
+    twiddle_im: Floats,
+    row: int,
+) -> None:
     cos1, cos2 = np.float32(0.30901699437494745), np.float32(-0.8090169943749475)
     sin1, sin2 = np.float32(0.9510565162951535), np.float32(0.5877852522924731)
     step, hop = stride * rest * LANES, stride * LANES
@@ -211,7 +262,17 @@ def _pass5(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # 
 
 
 @compiled
-def _pass6(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # type: ignore[no-untyped-def]
+def _pass6(
+    re: Floats,
+    im: Floats,
+    to_re: Floats,
+    to_im: Floats,
+    rest: int,
+    stride: int,
+    twiddle_re: Floats,
+    twiddle_im: Floats,
+    row: int,
+) -> None:
     step, hop = stride * rest * LANES, stride * LANES
     for place in range(rest):
         w_re, w_im = twiddle_re[row + place], twiddle_im[row + place]
@@ -234,7 +295,18 @@ def _pass6(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row):  # 
 
 
 @compiled
-def _pass_odd(re, im, to_re, to_im, rest, stride, twiddle_re, twiddle_im, row, radix):  # type: ignore[no-untyped-def]
+def _pass_odd(
+    re: Floats,
+    im: Floats,
+    to_re: Floats,
+    to_im: Floats,
+    rest: int,
+    stride: int,
+    twiddle_re: Floats,
+    twiddle_im: Floats,
+    row: int,
+    radix: int,
+) -> None:
     """Any odd radix, by its sum: slow, for grids with a large prime in their hop."""
     angles = np.arange(radix) * (2 * np.pi / radix)
     cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ _FLAGS: Final = ("contract",)
 _in_compiled_code: Final[Callable[[Callable[..., Any]], Any]] = intrinsic
 
 
-class _LanesType(types.Type):  # type: ignore[misc]
+class _LanesType(types.Type):
     def __init__(self) -> None:
         super().__init__(name="Lanes")
 
@@ -52,7 +52,7 @@ _LANES_TYPE: Final = _LanesType()
 
 
 @register_model(_LanesType)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, front_end_type: Any) -> None:
         super().__init__(manager, front_end_type, _VECTOR)
 
@@ -70,10 +70,12 @@ numba.config.CACHE_DIR = _cache_folder()
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` compiled on its first call, kept on disk where there is a folder that can be written."""
     options = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+    made: Callable[..., Any]
     try:
-        return numba.njit(function, cache=True, **options)  # type: ignore[no-any-return]
+        made = numba.njit(function, cache=True, **options)
     except RuntimeError:  # neither beside the source nor in the user's cache
-        return numba.njit(function, **options)  # type: ignore[no-any-return]
+        made = numba.njit(function, **options)
+    return made
 
 
 def aligned_zeros(*shape: int) -> NDArray[np.float32]:
@@ -215,6 +217,7 @@ def where_greater(typing: Any, left: Any, right: Any, then: Any, otherwise: Any)
 
 
 def _overloaded(symbol: Callable[..., Any], function: Any) -> None:
+    # Not annotated: numba takes an overload only if its signature is its implementation's, to the letter.
     @overload(symbol)
     def operate(left, right):  # type: ignore[no-untyped-def]
         if _LANES_TYPE in (left, right):

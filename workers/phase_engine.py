@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from workers.lanes import LANES, aligned_zeros, compiled, greatest, load, padded, store
 from workers.phase_gradient import columns_from_polar, first_phase
-from workers.phase_grid import Frame, Grid
+from workers.phase_grid import Frame, Grid, PseudoInverse
 from workers.projection import add_columns, add_projected, projected_columns, tile_for, weighted
 
 _FLOOR: Final = 1e-6
@@ -128,7 +128,7 @@ def _linear(wanted: Floats, stride: int, grid: Grid) -> Floats:
 
 
 @compiled
-def _solve(wanted, stride, pseudo_inverse, linear, room):  # type: ignore[no-untyped-def]
+def _solve(wanted: Floats, stride: int, pseudo_inverse: PseudoInverse, linear: Floats, room: Floats) -> None:
     """The pseudo-inverse times `wanted`, nothing below zero."""
     rows, bins = pseudo_inverse.scale.size, linear.size // stride
     for first in range(0, stride, LANES):
@@ -236,7 +236,9 @@ def _improve(
 
 
 @compiled
-def _extrapolate(result, scale, previous, ahead, fixed, momentum):  # type: ignore[no-untyped-def]
+def _extrapolate(
+    result: Floats, scale: Floats, previous: Floats, ahead: Floats, fixed: Floats, momentum: np.float32
+) -> None:
     """`ahead` = the signal in `result`, and as far again from `previous` as momentum says; `result` begins anew."""
     for at in range(result.size):
         signal = result[at] * scale[at]

@@ -12,7 +12,7 @@ Phases are counted in cycles. Spectra lie as (bin, column), flat, as in `workers
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +98,17 @@ def first_phase(
 
 
 @compiled
-def _spread(ground, heights, width, columns, stride, gradient, phase, phases, room):  # type: ignore[no-untyped-def]
+def _spread(
+    ground: Floats,
+    heights: Floats,
+    width: int,
+    columns: int,
+    stride: int,
+    gradient: Any,
+    phase: Floats,
+    phases: Floats,
+    room: Any,
+) -> None:
     """Fill `phases`; `phase` (channel, bin) is that of the column before and is overwritten."""
     source, reach, across, forward = room
     channels, bins = phase.shape
@@ -120,7 +130,7 @@ def _spread(ground, heights, width, columns, stride, gradient, phase, phases, ro
 
 
 @compiled
-def _find_sources(ground, width, first, source, reach):  # type: ignore[no-untyped-def]
+def _find_sources(ground: Floats, width: int, first: int, source: Floats, reach: Floats) -> None:
     """For 16 columns, the bin of the column before that each bin's phase comes from.
 
     A way is as wide as its narrowest place: its start and the ground of all bins it crosses. `offered` is how wide the
@@ -151,7 +161,7 @@ def _find_sources(ground, width, first, source, reach):  # type: ignore[no-untyp
 
 
 @compiled
-def _find_steps(heights, width, first, gradient, across, forward):  # type: ignore[no-untyped-def]
+def _find_steps(heights: Floats, width: int, first: int, gradient: Any, across: Floats, forward: Floats) -> None:
     """For 16 columns: `across` from bin 0 to each bin, and from each bin of the column before to bin 0, in cycles."""
     bins = across.size // LANES
     passed = everywhere(0.0)
@@ -169,7 +179,7 @@ def _find_steps(heights, width, first, gradient, across, forward):  # type: igno
 
 
 @compiled
-def columns_from_polar(amplitudes, phases, re, im):  # type: ignore[no-untyped-def]
+def columns_from_polar(amplitudes: Floats, phases: Floats, re: Floats, im: Floats) -> None:
     """Complex numbers of amplitudes and phases in cycles, 16 at a time; to 1e-6 of the amplitude."""
     for at in range(0, amplitudes.size, LANES):
         phase, amplitude = load(phases, at), load(amplitudes, at)
@@ -178,7 +188,7 @@ def columns_from_polar(amplitudes, phases, re, im):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _sine(cycles):  # type: ignore[no-untyped-def]
+def _sine(cycles: Any) -> Any:
     """The sine of a phase in cycles: folded to a quarter either way, then its series."""
     place = cycles - floor(cycles + np.float32(0.5))
     place = greatest(

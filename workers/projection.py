@@ -12,7 +12,7 @@ all. All arrays are float32, contiguous, and passed flat.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def filters_from_matrix(matrix: NDArray[np.float64]) -> Filters:
 
 
 @compiled
-def weighted(filters, row, values):  # type: ignore[no-untyped-def]
+def weighted(filters: Any, row: int, values: Any) -> Any:
     """Row `row` of `filters` times the rows of `values`, 16 columns wide."""
     begin, stop, at = filters.begin[row], filters.begin[row + 1], filters.first[row] * LANES
     total = everywhere(0.0)
@@ -56,7 +56,7 @@ def weighted(filters, row, values):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def frames_from_signal(signal, hops, start, hop, window, re, im):  # type: ignore[no-untyped-def]
+def frames_from_signal(signal: Floats, hops: int, start: int, hop: int, window: Floats, re: Floats, im: Floats) -> None:
     """Windowed frames that begin at hops start..start + 15, as packed rows: even samples real, odd ones imaginary.
 
     Rows after the window's are left as they are.
@@ -71,7 +71,7 @@ def frames_from_signal(signal, hops, start, hop, window, re, im):  # type: ignor
 
 
 @compiled
-def add_frames(signal, hops, start, hop, window, re, im):  # type: ignore[no-untyped-def]
+def add_frames(signal: Floats, hops: int, start: int, hop: int, window: Floats, re: Floats, im: Floats) -> None:
     """The way back from `frames_from_signal`: windowed again, and added where the frames lie."""
     sample, at = 0, start
     for row in range(window.size):
@@ -84,7 +84,7 @@ def add_frames(signal, hops, start, hop, window, re, im):  # type: ignore[no-unt
 
 
 @compiled
-def real_from_packed(re, im, turn_re, turn_im, amplitudes):  # type: ignore[no-untyped-def]
+def real_from_packed(re: Floats, im: Floats, turn_re: Floats, turn_im: Floats, amplitudes: Floats) -> None:
     """Transforms of packed rows → bins of the real frames, in place, and their amplitudes.
 
     Bin 0 and the last one, both real, share the first row.
@@ -113,7 +113,7 @@ def real_from_packed(re, im, turn_re, turn_im, amplitudes):  # type: ignore[no-u
 
 
 @compiled
-def packed_from_real(re, im, turn_re, turn_im):  # type: ignore[no-untyped-def]
+def packed_from_real(re: Floats, im: Floats, turn_re: Floats, turn_im: Floats) -> None:
     """The way back from `real_from_packed`, in place and without its halves: the result is twice as large."""
     last = re.size // LANES
     total_re, total_im = load(re, 0), load(im, 0)
@@ -133,7 +133,18 @@ def packed_from_real(re, im, turn_re, turn_im):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def scale_to_mel(re, im, amplitudes, ratios, wanted, stride, start, floor, mel_from_linear, linear_from_mel):  # type: ignore[no-untyped-def]
+def scale_to_mel(
+    re: Floats,
+    im: Floats,
+    amplitudes: Floats,
+    ratios: Floats,
+    wanted: Floats,
+    stride: int,
+    start: int,
+    floor: Any,
+    mel_from_linear: Any,
+    linear_from_mel: Any,
+) -> None:
     """Scale a tile's bins so that their mel amplitudes come near `wanted`, which has `floor` added where it counts."""
     for row in range(ratios.size // LANES):
         found = weighted(mel_from_linear, row, amplitudes) + floor
@@ -166,7 +177,9 @@ def tile_for(length: int, mel_bins: int) -> Tile:
 
 
 @compiled
-def _scaled_tile(signal, hops, start, first, goal, filters, frame, tile):  # type: ignore[no-untyped-def]
+def _scaled_tile(
+    signal: Floats, hops: int, start: int, first: int, goal: Any, filters: Any, frame: Any, tile: Any
+) -> bool:
     """16 columns of `signal` from column `first` on, scaled to the wanted mel energy; True if in the other arrays."""
     hop, window, _, plan = frame
     wanted, stride, floor = goal
@@ -177,11 +190,13 @@ def _scaled_tile(signal, hops, start, first, goal, filters, frame, tile):  # typ
     re, im = (tile.other_re, tile.other_im) if is_other else (tile.re, tile.im)
     real_from_packed(re, im, plan.turn_re, plan.turn_im, tile.amplitudes)
     scale_to_mel(re, im, tile.amplitudes, tile.ratios, wanted, stride, first, floor, filters[0], filters[1])
-    return is_other
+    return bool(is_other)
 
 
 @compiled
-def _add_tile(result, hops, start, frame, re, im, other_re, other_im):  # type: ignore[no-untyped-def]
+def _add_tile(
+    result: Floats, hops: int, start: int, frame: Any, re: Floats, im: Floats, other_re: Floats, other_im: Floats
+) -> None:
     """Add the frames of the bins in `re` and `im`; the others are room."""
     hop, _, window, plan = frame
     packed_from_real(re, im, plan.turn_re, plan.turn_im)
@@ -192,7 +207,9 @@ def _add_tile(result, hops, start, frame, re, im, other_re, other_im):  # type: 
 
 
 @compiled
-def add_projected(signal, result, hops, start, goal, filters, frame, tile):  # type: ignore[no-untyped-def]
+def add_projected(
+    signal: Floats, result: Floats, hops: int, start: int, goal: Any, filters: Any, frame: Any, tile: Any
+) -> None:
     """Add to `result` the frames of `signal` with the wanted mel energy.
 
     `signal` and `result` have `hops` hops; columns begin at hop `start`. `goal` is (wanted, its columns, floor),
@@ -206,7 +223,17 @@ def add_projected(signal, result, hops, start, goal, filters, frame, tile):  # t
 
 
 @compiled
-def projected_columns(signal, hops, start, goal, filters, frame, tile, spectrum_re, spectrum_im):  # type: ignore[no-untyped-def]
+def projected_columns(
+    signal: Floats,
+    hops: int,
+    start: int,
+    goal: Any,
+    filters: Any,
+    frame: Any,
+    tile: Any,
+    spectrum_re: Floats,
+    spectrum_im: Floats,
+) -> None:
     """Like `add_projected`, but the columns themselves, (bin, column)."""
     last, stride = spectrum_re.size // goal[1] - 1, goal[1]
     for first in range(0, stride, LANES):
@@ -221,7 +248,9 @@ def projected_columns(signal, hops, start, goal, filters, frame, tile, spectrum_
 
 
 @compiled
-def add_columns(spectrum_re, spectrum_im, stride, result, hops, start, frame, tile):  # type: ignore[no-untyped-def]
+def add_columns(
+    spectrum_re: Floats, spectrum_im: Floats, stride: int, result: Floats, hops: int, start: int, frame: Any, tile: Any
+) -> None:
     """Add the frames of columns (bin, column) to `result`.
 
     A transform with more bins than the columns have takes the rest as zeros.

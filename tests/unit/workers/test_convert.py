@@ -206,16 +206,16 @@ def test_a_chunked_picture_sounds_as_one(tmp_path: Path) -> None:
 def test_an_exception_from_a_listener_ends_the_work_and_leaves_nothing(tmp_path: Path) -> None:
     """As when a job is cancelled."""
 
-    class Stop(Exception):  # noqa: N818 — no error
+    class StopError(Exception):
         pass
 
     def stop(fraction: float) -> None:
-        raise Stop
+        raise StopError
 
     write_tone(tmp_path / "a.wav")
     before = sorted(tmp_path.iterdir())
     for source, target in ((OG_BEAT, "b.flac"), (tmp_path / "a.wav", "b.png")):
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             convert(source, tmp_path / target, QUICK, warn=lambda text: None, on_block=stop)
     assert sorted(tmp_path.iterdir()) == before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,10 +37,10 @@ def pieces(waveform: Array, longest: int, seed: int = 0) -> Iterator[Array]:
         start += length
 
 
-def whole(waveform: Array, given_pieces: Iterable[Array] | None = None, **options: object) -> Array:
+def whole(waveform: Array, given_pieces: Iterable[Array] | None = None, **options: Any) -> Array:
     """All that the limiter makes of a waveform."""
     options = {"sample_rate_hz": RATE_HZ, "total_samples": waveform.shape[1]} | options
-    parts = list(limited([waveform] if given_pieces is None else given_pieces, **options))  # type: ignore[arg-type]
+    parts = list(limited([waveform] if given_pieces is None else given_pieces, **options))
     return np.concatenate(parts, axis=1)
 
 
