@@ -20,12 +20,12 @@ LOUDNESS_LUFS: Final = -16.0
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 Stage = Literal["rendering", "sounding", "encoding"]
-JobType = Literal["clip", "track", "convert"]
+JobType = Literal["clip", "track", "remix", "convert"]
 Priority = Literal["interactive", "normal", "bulk"]
 Format = Literal["wav", "flac", "mp3", "ogg", "opus"]
-Sampler = Literal["dpmpp_2m", "ddim"]
+Sampler = Literal["dpmpp_2m", "dpmpp_2m_karras", "ddim", "pndm", "euler", "euler_a", "unipc", "lcm"]
 Quality = Literal["fast", "standard", "high", "griffin_lim"]
-Joins = Literal["blend", "cut"]
+Joins = Literal["blend", "repaint", "cut"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
 TERMINAL: Final[frozenset[Status]] = frozenset({"succeeded", "failed", "canceled"})
 
@@ -73,14 +73,18 @@ class Keyframe(_Contract):
     prompt: Prompt = Field(description="What it should sound like.")
     negative_prompt: NegativePrompt = Field("", description="What it should not sound like.")
     seed: Seed | None = Field(None, description="Noise seed; drawn and reported when left out.")
-    denoising_strength: Strength = Field(
-        0.75, description="How far to move from the seed image: 0 keeps it, 1 ignores it."
+    denoising_strength: Strength | None = Field(
+        None, description="How far to move from the seed image or the source; the job's when left out."
     )
     guidance_scale: Guidance | None = Field(
         None, description="How strictly to follow the prompt; the job's when left out."
     )
     at_s: float | None = Field(
-        None, ge=0, le=MAX_DURATION_S, description="Seconds from the start; spread evenly when left out."
+        None,
+        ge=0,
+        le=MAX_DURATION_S,
+        description="Seconds from the start, moved to the measure where the nearest frame begins; spread evenly when "
+        "left out.",
     )
 
 
@@ -88,6 +92,14 @@ class PowerCurve(_Contract):
     """alpha ** power between two keyframes: above 1 lingers at the first, below 1 leaves it at once."""
 
     power: float = Field(gt=0, le=10)
+
+
+Keyframes = Annotated[
+    list[Keyframe], Field(min_length=1, max_length=256, description="The points of the walk, in order.")
+]
+AlphaCurve = Annotated[
+    Literal["linear", "smooth"] | PowerCurve, Field(description="How alpha moves between two keyframes.")
+]
 
 
 class _Request(_Contract):
@@ -109,7 +121,18 @@ class _Request(_Contract):
     )
 
 
-class _RenderRequest(_Request):
+class _ModelRequest(_Request):
+    model: str = Field("riffarm-mini", max_length=200, description="Name of a model this farm serves.")
+    sampler: Sampler | None = Field(None, description="The denoising method; the model's own when left out.")
+    num_inference_steps: Annotated[int, Field(ge=1, le=150)] | None = Field(
+        None, description="Denoising steps at strength 1; the model's own when left out."
+    )
+    guidance_scale: Guidance | None = Field(
+        None, description="How strictly to follow the prompt; the model's own when left out."
+    )
+
+
+class _RenderRequest(_ModelRequest):
     duration_s: float = Field(
         5.12, ge=0.1, le=MAX_DURATION_S, description="Length of the sound in seconds; exact to the sample."
     )
@@ -126,13 +149,14 @@ class _RenderRequest(_Request):
         description="Beats per minute of the grid that frames lie on: a frame is made as long as its beats. "
         "When left out, a frame is 5.12 s, and a built-in seed image keeps its own tempo.",
     )
-    joins: Joins = Field(
-        "blend", description="How frames meet: blend fades from one to the next, cut lays them side by side."
+    denoising_strength: Strength = Field(
+        0.75, description="How far to move from the seed image: 0 keeps it, 1 ignores it."
     )
-    model: str = Field("riffarm-mini", max_length=200, description="Name of a model this farm serves.")
-    sampler: Sampler = Field("dpmpp_2m", description="The denoising method.")
-    num_inference_steps: int = Field(20, ge=1, le=150, description="Denoising steps at strength 1.")
-    guidance_scale: Guidance = Field(5.0, description="How strictly to follow the prompt.")
+    joins: Joins = Field(
+        "blend",
+        description="How frames meet: blend fades from one to the next, repaint lets the model draw what lies "
+        "between them anew, cut lays them side by side.",
+    )
 
 
 class ClipRequest(_RenderRequest):
@@ -143,23 +167,39 @@ class ClipRequest(_RenderRequest):
     negative_prompt: NegativePrompt = Field("", description="What it should not sound like.")
     seed: Seed | None = Field(None, description="Noise seed; drawn and reported when left out.")
     variations: int = Field(1, ge=1, le=64, description="How many different takes to make.")
-    denoising_strength: Strength = Field(
-        0.75, description="How far to move from the seed image: 0 keeps it, 1 ignores it."
-    )
 
 
 class TrackRequest(_RenderRequest):
     """A walk from keyframe to keyframe, rendered as one piece of sound."""
 
     type: Literal["track"] = "track"
-    keyframes: list[Keyframe] = Field(min_length=1, max_length=256, description="The points of the walk, in order.")
-    alpha_curve: Literal["linear", "smooth"] | PowerCurve = Field(
-        "linear", description="How alpha moves between two keyframes."
-    )
+    keyframes: Keyframes
+    alpha_curve: AlphaCurve = "linear"
     loop: bool = Field(
         False,
         description="Whether the end runs into the start: the walk goes back to its first keyframe, "
         "and no seam is left in the sound.",
+    )
+
+
+class RemixRequest(_ModelRequest):
+    """An uploaded sound of any length painted over by the model, window by window."""
+
+    type: Literal["remix"] = "remix"
+    source: PictureId = Field(description="Id of the uploaded sound.")
+    start_s: float = Field(0.0, ge=0, le=MAX_DURATION_S, description="Where to begin in the source, in seconds.")
+    end_s: Annotated[float, Field(gt=0, le=MAX_DURATION_S)] | None = Field(
+        None, description="Where to end in the source, in seconds; its end when left out."
+    )
+    keyframes: Keyframes
+    alpha_curve: AlphaCurve = "linear"
+    denoising_strength: Strength = Field(0.5, description="How far to move from the source: 0 keeps it, 1 ignores it.")
+    overlap_s: float = Field(
+        0.64,
+        ge=0.08,
+        le=2.4,
+        description="How long neighbouring windows overlap, in seconds; one fades into the other there. "
+        "Taken to the nearest 0.08 s.",
     )
 
 
@@ -179,16 +219,28 @@ class ConvertRequest(_Request):
     )
 
 
-JobRequest = Annotated[ClipRequest | TrackRequest | ConvertRequest, Field(discriminator="type")]
-JOB_REQUEST: Final[TypeAdapter[ClipRequest | TrackRequest | ConvertRequest]] = TypeAdapter(JobRequest)
+JobRequest = Annotated[ClipRequest | TrackRequest | RemixRequest | ConvertRequest, Field(discriminator="type")]
+JOB_REQUEST: Final[TypeAdapter[ClipRequest | TrackRequest | RemixRequest | ConvertRequest]] = TypeAdapter(JobRequest)
+
+
+class Noise(_Contract):
+    """What a frame's denoising begins with: the noise of `seed`, or `alpha` of the way along the arc to another's.
+
+    `end_seed` is None exactly when the noise is `seed`'s own; then `alpha` is 0. `first_column` is None for a frame's
+    own noise; else noise belongs to places in time and begins here at this column, so that frames that overlap share it.
+    """
+
+    seed: int
+    end_seed: int | None = None
+    alpha: float = 0.0
+    first_column: int | None = None
 
 
 class FrameEnd(_Contract):
-    """All that one keyframe gives to a frame."""
+    """All that one keyframe gives to a frame but its noise."""
 
     prompt: str
     negative_prompt: str
-    seed: int
     denoising_strength: float
     guidance_scale: float
 
@@ -196,7 +248,8 @@ class FrameEnd(_Contract):
 class Frame(_Contract):
     """One spectrogram image: all that determines its pixels, and nothing else.
 
-    `end` is None exactly when the frame lies on `start`; then `alpha` is 0.
+    `end` is None exactly when the frame lies on `start`; then `alpha` is 0. `seed_image` and `mask_image` are hashes of
+    the pictures or of what they are made from. A frame that is a loop runs from its last column into its first.
     """
 
     model: str
@@ -204,8 +257,10 @@ class Frame(_Contract):
     sampler: Sampler
     num_inference_steps: int
     columns: int
+    is_loop: bool
     seed_image: str | None
     mask_image: str | None
+    noise: Noise
     start: FrameEnd
     end: FrameEnd | None
     alpha: float
@@ -253,11 +308,22 @@ class Metrics(_Contract):
     realtime_factor: float | None = Field(description="Seconds of sound per second of waiting.")
 
 
+class Preview(_Contract):
+    """A small picture of a frame that is still being denoised."""
+
+    frame: int
+    step: int
+    steps: int
+    image: str = Field(description="The picture as a data URL.")
+
+
 class JobUrls(_Contract):
     """Where to go on from here."""
 
     self: str
+    events: str
     cancel: str
+    frames: str
 
 
 class Job(_Contract):
@@ -274,6 +340,7 @@ class Job(_Contract):
     queue_position: int | None
     input: JobRequest = Field(description="The request with every default and drawn seed filled in.")
     outputs: list[Output]
+    previews: list[Preview] = Field(description="Frames that are being denoised just now.")
     error: JobFailure | None
     warnings: list[str]
     metrics: Metrics
