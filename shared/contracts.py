@@ -18,12 +18,16 @@ MAX_PROMPT_CHARACTERS: Final = 500
 LOUDNESS_LUFS: Final = -16.0
 """What sound is brought to unless asked otherwise: loud, while the limiter has next to nothing to do."""
 
+DEFAULT_STEPS: Final = 20
+DEFAULT_GUIDANCE: Final = 5.0
+
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 Stage = Literal["rendering", "sounding", "encoding"]
 JobType = Literal["clip", "track", "remix", "convert"]
 Priority = Literal["interactive", "normal", "bulk"]
 Format = Literal["wav", "flac", "mp3", "ogg", "opus"]
 Sampler = Literal["dpmpp_2m", "dpmpp_2m_karras", "ddim", "pndm", "euler", "euler_a", "unipc", "lcm"]
+DEFAULT_SAMPLER: Final[Sampler] = "dpmpp_2m"
 Quality = Literal["fast", "standard", "high", "griffin_lim"]
 Joins = Literal["blend", "repaint", "cut"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
@@ -227,7 +231,7 @@ class Noise(_Contract):
     """What a frame's denoising begins with: the noise of `seed`, or `alpha` of the way along the arc to another's.
 
     `end_seed` is None exactly when the noise is `seed`'s own; then `alpha` is 0. `first_column` is None for a frame's
-    own noise; else noise belongs to places in time and begins here at this column, so that frames that overlap share it.
+    own noise; else noise belongs to places in time and begins at this column, so that overlapping frames share it.
     """
 
     seed: int

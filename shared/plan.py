@@ -1,56 +1,85 @@
 """request → frames, batches, chunks: a pure function of the resolved request.
 
-Owns the arithmetic of a track and a frame's content hash. Leaves out what may run when (`shared.dispatch`) and all
-reading and writing. Everything is found by index, so a ten-hour plan costs no more to hold than a short one.
+Owns the arithmetic of a track and a frame's content hash. Leaves out where a frame stands between keyframes
+(`shared.walk`), what may run when (`shared.dispatch`) and all reading and writing. Everything is found by index, so a
+ten-hour plan costs no more to hold than a short one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
-from typing import Final
+from functools import cached_property
+from typing import Any, Final
 
 from shared.contracts import (
+    DEFAULT_GUIDANCE,
+    DEFAULT_SAMPLER,
+    DEFAULT_STEPS,
     MAX_SEED,
     ClipRequest,
     ConvertRequest,
     Frame,
     FrameEnd,
     Keyframe,
-    PowerCurve,
+    Noise,
+    RemixRequest,
     TrackRequest,
 )
-from shared.errors import FieldError, InvalidRequestError
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
+from shared.walk import Walk
 
-BATCH_FRAMES: Final = 4
-"""Frames of one batch: the unit of retry."""
+LEAST_BATCH_FRAMES: Final = 4
+MOST_BATCH_FRAMES: Final = 16
+"""Frames of one batch, the unit of retry: few, so that workers share a short track; more on a long one, for a GPU."""
+_BATCHES: Final = 16
+"""Batches a track is made of as long as their frames stay within these bounds."""
 CHUNK_FRAMES: Final = 12
 """Frames of one chunk: 61.44 s of sound on the default grid."""
-FRAME_HASH_VERSION: Final = "2"
+FRAME_HASH_VERSION: Final = "3"
 """Raised whenever the same frame would be drawn differently by newer code."""
-_SECOND_SEED: Final = 2**31
-_LATENT_COLUMNS: Final = 8
+LATENT_COLUMNS: Final = 8
 """Columns of a picture that one column of latents stands for: a frame is made of whole ones."""
+REPAINT_STRENGTH: Final = 0.7
+"""How far a joint's window moves from what its frames hold: enough to grow together, not to tell another story."""
 _LEAST_CHUNK: Final = Fraction(1, 8)
 """Of a frame: what a loop has left beyond whole chunks goes with the last one if it is no longer."""
 
-RenderRequest = ClipRequest | TrackRequest
+RenderRequest = ClipRequest | TrackRequest | RemixRequest
 ResolvedRequest = RenderRequest | ConvertRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the request's names stood for when it was accepted; kept with the job, so that it renders the same later."""
+    """What the request's names stood for when it was accepted; kept with the job, so that it renders the same later.
+
+    `defaults` are the model's own for what a request leaves out, `grid` where its pictures differ from the usual grid.
+    """
 
     model_revision: str
     seed_image_sha256: str | None = None
     mask_image_sha256: str | None = None
     seed_image_beats: int | None = None
+    source_sha256: str | None = None
+    source_s: float = 0.0
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """Where one frame meets the next and the model paints over both.
+
+    before, after: numbers of the frames.
+    cut: column of `before` at which `after` begins: its width, but where a loop turns in the middle of a frame.
+    """
+
+    before: int
+    after: int
+    cut: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +87,7 @@ class Chunk:
     """A run of frames turned into sound together; `part` is the variation it belongs to.
 
     columns: the chunk's own columns of its part.
-    needed_frames: numbers of the frames that are heard in these columns or seen ahead of them.
+    needed_frames: numbers of the frames (and joints) that are heard in these columns or seen ahead of them.
     """
 
     index: int
@@ -84,51 +113,9 @@ class Conversion:
     warnings: tuple[str, ...] = ()
 
 
-def resolve(request: RenderRequest, draw_seed: Callable[[], int]) -> RenderRequest:
-    """The request with every seed, time and default filled in, so that resubmitting it gives the same sound.
-
-    Raises InvalidRequestError when keyframes are out of order or beyond the end.
-    """
-    if isinstance(request, ClipRequest):
-        seed = draw_seed() if request.seed is None else request.seed
-        return request.model_copy(update={"seed": seed})
-    times = _keyframe_times(request)
-    keyframes = [
-        keyframe.model_copy(
-            update={
-                "seed": draw_seed() if keyframe.seed is None else keyframe.seed,
-                "guidance_scale": keyframe.guidance_scale or request.guidance_scale,
-                "at_s": at_s,
-            }
-        )
-        for keyframe, at_s in zip(request.keyframes, times, strict=True)
-    ]
-    return request.model_copy(update={"keyframes": keyframes})
-
-
-def _keyframe_times(request: TrackRequest) -> list[float]:
-    count = len(request.keyframes)
-    times = [keyframe.at_s for keyframe in request.keyframes]
-    if all(at_s is None for at_s in times):
-        # The frames' own form of the same product, so that a frame that lies on a keyframe lies on it exactly.
-        steps = count if request.loop else max(1, count - 1)
-        return [index / steps * request.duration_s for index in range(count)]
-    known = [at_s for at_s in times if at_s is not None]
-    if len(known) < count:
-        missing = times.index(None)
-        raise InvalidRequestError(
-            FieldError(f"keyframes[{missing}].at_s", "give a time to every keyframe or to none", None, "seconds")
-        )
-    for index, (before, after) in enumerate(pairwise(known), start=1):
-        if after <= before:
-            raise InvalidRequestError(
-                FieldError(f"keyframes[{index}].at_s", "keyframes must be in order of time", after, f"> {before}")
-            )
-    if known[-1] > request.duration_s:
-        raise InvalidRequestError(
-            FieldError(f"keyframes[{count - 1}].at_s", "lies beyond the end", known[-1], f"<= {request.duration_s}")
-        )
-    return known
+def value_or(value: float | None, otherwise: float) -> float:
+    """The value, unless there is none; 0 is one."""
+    return otherwise if value is None else value
 
 
 class Plan:
@@ -139,21 +126,50 @@ class Plan:
     no tempo drifts.
     """
 
-    def __init__(self, request: RenderRequest, sources: Sources, params: SpectrogramParams | None = None) -> None:
+    def __init__(self, request: RenderRequest, sources: Sources) -> None:
         self.request = request
         self.sources = sources
-        self.params = params or SpectrogramParams()
+        self.params = SpectrogramParams(**sources.grid)
         self.is_loop = isinstance(request, TrackRequest) and request.loop
-        self.part_samples = self.params.samples_from_s(request.duration_s)
+        self.part_samples = self.params.samples_from_s(self.duration_s)
         self.part_columns = -(-self.part_samples // self.params.hop_length)
-        self.frame_length = self._closed(frame_length(request.tempo_bpm, sources.seed_image_beats, self.params))
-        self.frame_columns = max(1, round(self.frame_length / _LATENT_COLUMNS)) * _LATENT_COLUMNS
+        self.overlap_columns = self._overlap_columns()
+        self.frame_length = self._frame_length()
+        self.frame_columns = max(1, round((self.frame_length + self.overlap_columns) / LATENT_COLUMNS)) * LATENT_COLUMNS
         self.part_frames = math.ceil(self.part_columns / self.frame_length)
         self.parts = request.variations if isinstance(request, ClipRequest) else 1
-        self.frames_total = self.parts * self.part_frames
-        self.batches_total = -(-self.frames_total // BATCH_FRAMES)
+        self.part_joints = self._part_joints()
+        self.base_frames = self.parts * self.part_frames
+        self.frames_total = self.base_frames + self.parts * self.part_joints
+        self.batch_size = min(MOST_BATCH_FRAMES, max(LEAST_BATCH_FRAMES, -(-self.base_frames // _BATCHES)))
+        self.batches_total = -(-self.base_frames // self.batch_size)
         self.part_chunks = max(1, math.ceil((self.part_columns / self.frame_length - self._spare) / CHUNK_FRAMES))
         self.chunks_total = self.parts * self.part_chunks
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds that each part lasts."""
+        request = self.request
+        if isinstance(request, RemixRequest):
+            return value_or(request.end_s, self.sources.source_s) - request.start_s
+        return request.duration_s
+
+    def _overlap_columns(self) -> int:
+        """Columns that a frame shares with each of its neighbours; 0 where frames are loops of their own."""
+        if not isinstance(self.request, RemixRequest):
+            return 0
+        return round(self.request.overlap_s * self.params.columns_per_s / LATENT_COLUMNS) * LATENT_COLUMNS
+
+    def _frame_length(self) -> Fraction:
+        if isinstance(self.request, RemixRequest):
+            return Fraction(FRAME_COLUMNS - self.overlap_columns)
+        return self._closed(frame_length(self.request.tempo_bpm, self.sources.seed_image_beats, self.params))
+
+    def _part_joints(self) -> int:
+        is_repainted = not isinstance(self.request, RemixRequest) and self.request.joins == "repaint"
+        if not is_repainted or self.part_frames == 1:
+            return 0
+        return self.part_frames if self.is_loop else self.part_frames - 1
 
     def _closed(self, length: Fraction) -> Fraction:
         """A loop's end is a column's: where whole frames come within one of it, they are made to end there."""
@@ -173,21 +189,53 @@ class Plan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about what the client may not have meant."""
+        return (*self._turned_in_a_frame(), *self._moved_keyframes())
+
+    def _turned_in_a_frame(self) -> Iterator[str]:
         frames = self.part_columns / self.frame_length
-        if not self.is_loop or frames.denominator == 1:
-            return ()
-        whole_s = [
-            float(round(count * self.frame_length)) / self.params.columns_per_s
-            for count in (math.floor(frames), math.ceil(frames))
-            if count
-        ]
-        times = " or ".join(f"{time_s:g} s" for time_s in whole_s)
-        return (f"This loop turns back in the middle of a frame; after {times} it would turn on a measure.",)
+        if self.is_loop and frames.denominator > 1:
+            whole_s = [self.frame_at_s(count) for count in (math.floor(frames), math.ceil(frames)) if count]
+            times = " or ".join(f"{round(time_s, 2):g} s" for time_s in whole_s)
+            yield f"This loop turns back in the middle of a frame; after {times} it would turn on a measure."
+
+    def _moved_keyframes(self) -> Iterator[str]:
+        if isinstance(self.request, ClipRequest):
+            return
+        for index, keyframe in enumerate(self.request.keyframes):
+            begins_s = self.frame_at_s(self.walk.places[index])
+            asked_s = begins_s if keyframe.at_s is None else keyframe.at_s
+            # The end is no frame's beginning: who names it means the last one.
+            if abs(asked_s - begins_s) * self.params.columns_per_s > 1 and asked_s < self.duration_s:
+                yield f"keyframes[{index}] begins at {begins_s:.2f} s, where a frame does, and not at {asked_s:g} s."
+
+    def frame_at_s(self, frame: int) -> float:
+        """Seconds from its part's start at which a frame begins."""
+        return float(frame * self.frame_length / Fraction(self.params.sample_rate_hz, self.params.hop_length))
 
     def batch_frames(self, batch: int) -> range:
-        """Frame numbers of a batch."""
-        first = batch * BATCH_FRAMES
-        return range(first, min(first + BATCH_FRAMES, self.frames_total))
+        """Frame numbers of a batch; joints belong to no batch (`batch_joints`)."""
+        first = batch * self.batch_size
+        return range(first, min(first + self.batch_size, self.base_frames))
+
+    def batch_joints(self, batch: int) -> list[int]:
+        """Numbers of the joints of a batch's frames. Two batches have the one between them in common: the one that is
+        done later paints it."""
+        numbers = set()
+        for part, frame in (divmod(number, self.part_frames) for number in self.batch_frames(batch)):
+            for joint in (frame - 1, frame):
+                if self.part_joints and (self.is_loop or 0 <= joint < self.part_joints):
+                    numbers.add(self.base_frames + part * self.part_joints + joint % self.part_joints)
+        return sorted(numbers)
+
+    def joint(self, index: int) -> Joint:
+        """The joint with this frame number, base_frames <= index < frames_total."""
+        part, joint = divmod(index - self.base_frames, self.part_joints)
+        first = part * self.part_frames
+        cut = self.frame_columns
+        if joint == self.part_frames - 1:
+            heard = (self.part_columns - joint * self.frame_length) / self.frame_length
+            cut = max(1, round(min(Fraction(1), heard) * self.frame_columns))
+        return Joint(first + joint, first + (joint + 1) % self.part_frames, cut)
 
     def chunk(self, index: int) -> Chunk:
         """The chunk with this number."""
@@ -206,80 +254,118 @@ class Plan:
             columns=range(
                 math.ceil(start * self.frame_length), end if is_last else math.ceil(stop * self.frame_length)
             ),
-            needed_frames=tuple(first + frame for frame in self._around(start, stop)),
+            needed_frames=tuple(self._around(part, start, stop)),
             is_first=index_in_part == 0,
             is_last=is_last,
         )
 
-    def _around(self, start: int, stop: int) -> list[int]:
-        """The frames start..stop of a part and those beside them, which joints and the look-ahead read."""
-        beside = range(start - 1 if self.request.joins == "blend" else start, stop + 1)
-        if self.is_loop:
-            return sorted({index % self.part_frames for index in beside})
-        return [index for index in beside if 0 <= index < self.part_frames]
+    def _around(self, part: int, start: int, stop: int) -> Iterator[int]:
+        """Numbers of a part's frames start..stop, those beside them, which joints and the look-ahead read, and the
+        joints between them."""
+        reads_before = isinstance(self.request, RemixRequest) or self.request.joins == "blend"
+        beside = range(start - 1 if reads_before else start, stop + 1)
+        for numbers, count, first in (
+            (beside, self.part_frames, part * self.part_frames),
+            (range(start - 1, stop), self.part_joints, self.base_frames + part * self.part_joints),
+        ):
+            inside = {index % count for index in numbers if count and (self.is_loop or 0 <= index < count)}
+            yield from (first + index for index in sorted(inside))
+
+    @cached_property
+    def walk(self) -> Walk:
+        """The walk of the first part; a clip's other parts begin at other seeds."""
+        return self._walk(0)
+
+    def _walk(self, part: int) -> Walk:
+        request = self.request
+        if isinstance(request, ClipRequest):
+            end = self._end(request, request.denoising_strength)
+            return Walk((0,), (end,), (((request.seed or 0) + part) % (MAX_SEED + 1),), self.part_frames)
+        return Walk(
+            [self._place(keyframe.at_s or 0.0) for keyframe in request.keyframes],
+            [self._end(one, value_or(one.denoising_strength, request.denoising_strength)) for one in request.keyframes],
+            [keyframe.seed or 0 for keyframe in request.keyframes],
+            self.part_frames,
+            self.is_loop,
+            request.alpha_curve,
+        )
+
+    def _place(self, at_s: float) -> int:
+        """The frame that begins nearest."""
+        return min(round(at_s * self.params.columns_per_s / self.frame_length), self.part_frames - 1)
+
+    def _end(self, said: ClipRequest | Keyframe, strength: float) -> FrameEnd:
+        # Without a picture there is nothing to keep: one hash for all strengths.
+        has_picture = isinstance(self.request, RemixRequest) or self.request.seed_image is not None
+        return FrameEnd(
+            prompt=said.prompt,
+            negative_prompt=said.negative_prompt,
+            denoising_strength=strength if has_picture else 1.0,
+            guidance_scale=said.guidance_scale or self.request.guidance_scale or DEFAULT_GUIDANCE,
+        )
 
     def frame(self, index: int) -> Frame:
         """The frame with this number; equal frames of different jobs compare and hash the same."""
-        part, index_in_part = divmod(index, self.part_frames)
-        start, end, alpha = self._ends(part, index_in_part)
-        start = end if alpha == 1 else start
-        is_between = 0 < alpha < 1 and end != start
+        if index >= self.base_frames:
+            return self._joint_frame(self.joint(index))
+        part, frame = divmod(index, self.part_frames)
+        walk = self._walk(part) if part else self.walk
+        start, end, alpha = walk.ends_at(frame)
+        seed_image, noise = self.sources.seed_image_sha256, walk.noise_at(frame)
+        if isinstance(self.request, RemixRequest):
+            column, samples = self.window_column(frame), self.source_samples
+            seed_image = f"{self.sources.source_sha256}:{samples.start}-{samples.stop}:{column}"
+            noise = walk.shared_noise_at(frame, column)
+        return self._frame(start, end, alpha, noise, seed_image, self.sources.mask_image_sha256)
+
+    def _frame(
+        self,
+        start: FrameEnd,
+        end: FrameEnd | None,
+        alpha: float,
+        noise: Noise,
+        seed_image: str | None,
+        mask: str | None,
+    ) -> Frame:
         request = self.request
         return Frame(
             model=request.model,
             model_revision=self.sources.model_revision,
-            sampler=request.sampler,
-            num_inference_steps=request.num_inference_steps,
+            sampler=request.sampler or DEFAULT_SAMPLER,
+            num_inference_steps=request.num_inference_steps or DEFAULT_STEPS,
             columns=self.frame_columns,
-            seed_image=self.sources.seed_image_sha256,
-            mask_image=self.sources.mask_image_sha256,
+            is_loop=not self.overlap_columns,
+            seed_image=seed_image,
+            mask_image=mask,
+            noise=noise,
             start=start,
-            end=end if is_between else None,
-            alpha=alpha if is_between else 0.0,
+            end=end,
+            alpha=alpha,
         )
 
-    def _ends(self, part: int, index_in_part: int) -> tuple[FrameEnd, FrameEnd, float]:
-        position = index_in_part / (self.part_frames if self.is_loop else max(1, self.part_frames - 1))
-        if isinstance(self.request, ClipRequest):
-            seed = ((self.request.seed or 0) + part) % (MAX_SEED + 1)
-            far_seed = (seed + _SECOND_SEED) % (MAX_SEED + 1)
-            return self._clip_end(self.request, seed), self._clip_end(self.request, far_seed), position
-        return self._keyframe_ends(self.request, position * self.request.duration_s)
-
-    def _clip_end(self, request: ClipRequest, seed: int) -> FrameEnd:
-        return FrameEnd(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            seed=seed,
-            denoising_strength=self._strength(request.denoising_strength),
-            guidance_scale=request.guidance_scale,
+    def _joint_frame(self, joint: Joint) -> Frame:
+        """The window around a joint, painted as the frame after it is, from what both frames hold there."""
+        before, after = self.frame(joint.before), self.frame(joint.after)
+        strength = {"denoising_strength": REPAINT_STRENGTH}
+        return after.model_copy(
+            update={
+                "is_loop": False,
+                "seed_image": f"{frame_hash(before)}+{frame_hash(after)}@{joint.cut}",
+                "mask_image": "repaint",
+                "start": after.start.model_copy(update=strength),
+                "end": after.end and after.end.model_copy(update=strength),
+            }
         )
 
-    def _keyframe_ends(self, request: TrackRequest, at_s: float) -> tuple[FrameEnd, FrameEnd, float]:
-        keyframes = request.keyframes
-        times = [keyframe.at_s or 0.0 for keyframe in keyframes]
-        if request.loop:
-            keyframes = [keyframes[-1], *keyframes, keyframes[0]]
-            times = [times[-1] - request.duration_s, *times, times[0] + request.duration_s]
-        after = next((index for index, time_s in enumerate(times) if time_s >= at_s), len(times) - 1)
-        before = max(0, after - 1) if times[after] > at_s else after
-        gap_s = times[after] - times[before]
-        alpha = (at_s - times[before]) / gap_s if gap_s else 0.0
-        ends = self._keyframe_end(keyframes[before]), self._keyframe_end(keyframes[after])
-        return *ends, curved_alpha(alpha, request.alpha_curve)
+    def window_column(self, frame: int) -> int:
+        """The part's column at which a frame's picture begins; before its start for the first of a remix."""
+        return int(frame * self.frame_length) - self.overlap_columns // 2
 
-    def _keyframe_end(self, keyframe: Keyframe) -> FrameEnd:
-        return FrameEnd(
-            prompt=keyframe.prompt,
-            negative_prompt=keyframe.negative_prompt,
-            seed=keyframe.seed or 0,
-            denoising_strength=self._strength(keyframe.denoising_strength),
-            guidance_scale=keyframe.guidance_scale or self.request.guidance_scale,
-        )
-
-    def _strength(self, asked: float) -> float:
-        # Without a seed image there is nothing to keep: one hash for all strengths.
-        return asked if self.request.seed_image else 1.0
+    @property
+    def source_samples(self) -> range:
+        """Samples of a remix' source on this grid."""
+        start = self.params.samples_from_s(self.request.start_s if isinstance(self.request, RemixRequest) else 0.0)
+        return range(start, start + self.part_samples)
 
 
 def frame_length(tempo_bpm: float | None, beats: int | None, params: SpectrogramParams) -> Fraction:
@@ -291,13 +377,6 @@ def frame_length(tempo_bpm: float | None, beats: int | None, params: Spectrogram
         return Fraction(FRAME_COLUMNS)
     beat = Fraction(60 * params.sample_rate_hz, params.hop_length) / Fraction(str(tempo_bpm))
     return beat * (beats or 2 ** round(math.log2(FRAME_COLUMNS / beat)))
-
-
-def curved_alpha(alpha: float, curve: str | PowerCurve) -> float:
-    """alpha 0..1 along the curve; 0 and 1 stay exactly where they are."""
-    if isinstance(curve, PowerCurve):
-        return float(math.pow(alpha, curve.power))
-    return alpha * alpha * (3 - 2 * alpha) if curve == "smooth" else alpha
 
 
 def frame_hash(frame: Frame) -> str:
