@@ -262,8 +262,8 @@ class Plan:
     def _around(self, part: int, start: int, stop: int) -> Iterator[int]:
         """Numbers of a part's frames start..stop, those beside them, which joints and the look-ahead read, and the
         joints between them."""
-        reads_before = isinstance(self.request, RemixRequest) or self.request.joins == "blend"
-        beside = range(start - 1 if reads_before else start, stop + 1)
+        is_cut = not isinstance(self.request, RemixRequest) and self.request.joins == "cut"
+        beside = range(start if is_cut else start - 1, stop + 1)
         for numbers, count, first in (
             (beside, self.part_frames, part * self.part_frames),
             (range(start - 1, stop), self.part_joints, self.base_frames + part * self.part_joints),
