@@ -27,9 +27,10 @@ from tests.tiny_frames import (
     render_one,
 )
 from workers.diffusion import FramePipeline
-from workers.samplers import SAMPLERS, new_scheduler, steps_from_strength
+from workers.samplers import new_scheduler, steps_from_strength
 from workers.seamless import TimeCircle
 
+SAMPLERS = ("dpmpp_2m", "ddim")
 # diffusers' schedulers hand torch tensors to numpy in a way that numpy 2 is letting go.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
 
