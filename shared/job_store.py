@@ -1,15 +1,17 @@
-"""What moves: a job's live state in Redis, changed by atomic scripts that can be run twice without harm.
+"""What moves: a job's live state in Redis, and the events that tell of it.
 
-Owns the keys, the allowed transitions and the release of work. Leaves out what the work is (`shared.plan`) and how
-it is queued (`shared.dispatch`).
+Owns the keys and what they hold; every change of state is one atomic script (`shared.job_scripts`). Leaves out what
+the work is (`shared.plan`) and how it is queued (`shared.dispatch`).
 
 Keys, all under `riffarm:`
     job:{id}          hash: status, stage, counters, request, outputs
     job:{id}:frames   hash: frame number → how it was made; its fields are the set of finished frames
     job:{id}:done     set: finished work items ("b3" a batch, "c0" a chunk)
     job:{id}:moves    hash: finished item → the items it released, so that a repeated move answers the same
-    job:{id}:attempts hash: item → how often it was started without a frame to show for it
+    job:{id}:attempts hash: item → how often it was started without a frame to show for it; b3:starts → how often at all
     job:{id}:warnings set of sentences
+    job:{id}:events   stream of kind and data (JSON), capped; gone an hour after the job's end
+    job:{id}:previews hash: number of a frame under way → its newest preview; gone at the job's end
     jobs              sorted set: all ids by time of creation
     jobs:queued       sorted set: ids not yet started, by time of creation
     jobs:active       set: ids that must still end
@@ -22,106 +24,21 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, cast
 
-import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
-
+from shared import job_scripts
 from shared.contracts import TERMINAL, Stage, Status
-from shared.errors import NotFoundError, QueueUnavailableError
+from shared.errors import NotFoundError
+from shared.redis_connection import reachable, redis_from_url
 
 PREFIX: Final = "riffarm:"
 HEARTBEAT_TTL_S: Final = 15
 _JOB_ID: Final = re.compile("job_[0-9a-z]{1,64}")
-_PASSING: Final = ("OOM", "MISCONF", "BUSY", "LOADING", "command not allowed when used memory")
+_PARTS: Final = ("", ":frames", ":done", ":moves", ":attempts", ":warnings", ":events", ":previews")
+EventKind = Literal["status", "progress", "frame", "preview", "log", "completed"]
 SUBMITTED: Final = "submitted"
 """The item whose move releases a new job's first work."""
-
-# KEYS job, frames, done, attempts · ARGV item, counter or "", field to add to, addend, then frame, record, …
-# Adds what an item finished. Only the first report counts; a new frame shows that the item is no poison.
-_RECORD = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-for i = 5, #ARGV, 2 do
-  if redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1]) == 1 then
-    if cjson.decode(ARGV[i + 1]).reused then
-      redis.call('HINCRBY', KEYS[1], 'frames_reused', 1)
-    else
-      redis.call('HDEL', KEYS[4], ARGV[1])
-    end
-  end
-end
-if ARGV[2] == '' or redis.call('SADD', KEYS[3], ARGV[1]) == 0 then return 0 end
-redis.call('HINCRBY', KEYS[1], ARGV[2], 1)
-redis.call('HINCRBY', KEYS[1], ARGV[3], ARGV[4])
-return 1
-"""
-
-# KEYS job, frames, moves · ARGV by, window, batches_total, chunks_total, chunk, the frames it needs, …
-# Releases the work that may start now that `by` is finished, and remembers it: asked again, it answers the same.
-_RELEASE = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if status ~= 'queued' and status ~= 'running' then return {} end
-local before = redis.call('HGET', KEYS[3], ARGV[1])
-if before then
-  local items = {}
-  for item in string.gmatch(before, '%S+') do items[#items + 1] = item end
-  return items
-end
-local f = redis.call('HMGET', KEYS[1], 'next_batch', 'batches_done', 'next_chunk', 'chunks_done', 'delivering')
-local next_batch, next_chunk, chunks_done = tonumber(f[1]), tonumber(f[3]), tonumber(f[4])
-local items = {}
-while next_batch < tonumber(ARGV[3]) and next_batch - tonumber(f[2]) < tonumber(ARGV[2]) do
-  items[#items + 1] = 'b' .. next_batch
-  next_batch = next_batch + 1
-end
-if next_chunk == tonumber(ARGV[5]) and next_chunk == chunks_done and next_chunk < tonumber(ARGV[4]) then
-  local ready = true
-  for i = 6, #ARGV do
-    if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then ready = false break end
-  end
-  if ready then
-    items[#items + 1] = 'c' .. next_chunk
-    next_chunk = next_chunk + 1
-  end
-end
-if chunks_done == tonumber(ARGV[4]) and f[5] == '0' then
-  items[#items + 1] = 'deliver'
-  redis.call('HSET', KEYS[1], 'delivering', 1)
-end
-redis.call('HSET', KEYS[1], 'next_batch', next_batch, 'next_chunk', next_chunk)
-redis.call('HSET', KEYS[3], ARGV[1], table.concat(items, ' '))
-return items
-"""
-
-# KEYS job, attempts, queued, done · ARGV item, stage, now, id
-# Marks an item as started and the job as running; answers the status it found, the item's attempts, whether it is done.
-_START = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if not status then return {'', 0, 0} end
-local is_done = redis.call('SISMEMBER', KEYS[4], ARGV[1])
-if is_done == 1 then return {status, 0, 1} end
-if status == 'queued' then
-  redis.call('HSET', KEYS[1], 'status', 'running', 'started_ms', ARGV[3])
-  redis.call('ZREM', KEYS[3], ARGV[4])
-end
-if status == 'queued' or status == 'running' then redis.call('HSET', KEYS[1], 'stage', ARGV[2]) end
-return {status, redis.call('HINCRBY', KEYS[2], ARGV[1], 1), 0}
-"""
-
-# KEYS job, queued, active · ARGV status, now, id, field, value, …
-# The one way into a terminal status, from which there is no way out.
-_FINISH = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if status ~= 'queued' and status ~= 'running' then return 0 end
-redis.call('HSET', KEYS[1], 'status', ARGV[1], 'finished_ms', ARGV[2], 'stage', '', 'announced', 0)
-for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('ZREM', KEYS[2], ARGV[3])
-redis.call('SREM', KEYS[3], ARGV[3])
-return 1
-"""
 
 
 class Start(NamedTuple):
@@ -130,6 +47,28 @@ class Start(NamedTuple):
     status: Status | None
     attempts: int
     is_done: bool
+
+
+class Event(NamedTuple):
+    """Something that happened to a job; ids sort by time as pairs of integers."""
+
+    id: str
+    kind: EventKind
+    data: dict[str, Any]
+
+
+def event_from_entry(entry: tuple[str, dict[str, str]]) -> Event:
+    """An event from what Redis keeps of it."""
+    event_id, fields = entry
+    return Event(event_id, cast("EventKind", fields["kind"]), json.loads(fields["data"]))
+
+
+def job_key(job_id: str, part: str = "") -> str:
+    """The key of a job, or of a part such as ":events". Raises NotFoundError for what is no job's id."""
+    # An id is part of a key: one with a colon would lead to another job's sets.
+    if not _JOB_ID.fullmatch(job_id):
+        raise NotFoundError(f"There is no job {job_id[:80]}.")
+    return f"{PREFIX}job:{job_id}{part}"
 
 
 def new_job_id() -> str:
@@ -142,49 +81,17 @@ def created_ms_from_job_id(job_id: str) -> int:
     return int(job_id[4:16], 16)
 
 
-@contextmanager
-def _reachable() -> Iterator[None]:
-    try:
-        yield
-    except (
-        redis.exceptions.ConnectionError,
-        redis.exceptions.TimeoutError,
-        redis.exceptions.ReadOnlyError,
-    ) as error:
-        raise QueueUnavailableError(f"Redis does not answer: {error}") from error
-    except redis.exceptions.ResponseError as error:
-        # At its memory limit, on a full disk, or kept busy: it will pass.
-        if str(error).startswith(_PASSING):
-            raise QueueUnavailableError(f"Redis does not take writes: {error}") from error
-        raise
-
-
 class JobStore:
     """Jobs in Redis. Every method raises QueueUnavailableError when Redis does not answer."""
 
     def __init__(self, redis_url: str) -> None:
-        self.redis: redis.Redis = redis.Redis.from_url(
-            redis_url,
-            decode_responses=True,
-            socket_timeout=10,
-            socket_connect_timeout=3,
-            socket_keepalive=True,
-            health_check_interval=10,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
-        )
-        self._record, self._release, self._start, self._finish = (
-            self.redis.register_script(script) for script in (_RECORD, _RELEASE, _START, _FINISH)
-        )
-
-    def _job(self, job_id: str, part: str = "") -> str:
-        # An id is part of a key: one with a colon would lead to another job's sets.
-        if not _JOB_ID.fullmatch(job_id):
-            raise NotFoundError(f"There is no job {job_id[:80]}.")
-        return f"{PREFIX}job:{job_id}{part}"
+        self.redis = redis_from_url(redis_url)
+        scripts = (job_scripts.RECORD, job_scripts.RELEASE, job_scripts.START, job_scripts.FINISH, job_scripts.TELL)
+        self._record, self._release, self._start, self._finish, self._tell = map(self.redis.register_script, scripts)
 
     def check(self) -> None:
         """Raise QueueUnavailableError unless Redis answers."""
-        with _reachable():
+        with reachable():
             self.redis.ping()
 
     def create(self, job_id: str, fields: Mapping[str, str | int | float]) -> None:
@@ -193,40 +100,40 @@ class JobStore:
         counters = ("delivering", "announced", "next_batch", "batches_done", "next_chunk", "chunks_done")
         sums = ("frames_reused", "render_ms", "sound_ms", "encode_ms")
         mapping: dict[Any, Any] = {"id": job_id, "status": "queued", "stage": "", **dict.fromkeys(counters + sums, 0)}
-        with _reachable(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(self._job(job_id), mapping=mapping | dict(fields))
+        with reachable(), self.redis.pipeline(transaction=True) as pipe:
+            pipe.hset(job_key(job_id), mapping=mapping | dict(fields))
             pipe.zadd(f"{PREFIX}jobs", {job_id: created_ms})
             pipe.zadd(f"{PREFIX}jobs:queued", {job_id: created_ms})
             pipe.sadd(f"{PREFIX}jobs:active", job_id)
+            pipe.xadd(job_key(job_id, ":events"), {"kind": "status", "data": '{"status":"queued","stage":null}'})
             pipe.execute()
 
     def discard(self, job_id: str) -> None:
         """Take back a job whose submission failed half-way."""
-        with _reachable(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.delete(
-                *(self._job(job_id, part) for part in ("", ":frames", ":done", ":moves", ":attempts", ":warnings"))
-            )
+        with reachable(), self.redis.pipeline(transaction=True) as pipe:
+            pipe.delete(*(job_key(job_id, part) for part in _PARTS))
             pipe.zrem(f"{PREFIX}jobs", job_id)
             pipe.zrem(f"{PREFIX}jobs:queued", job_id)
             pipe.srem(f"{PREFIX}jobs:active", job_id)
             pipe.execute()
 
     def read(self, job_id: str) -> dict[str, str]:
-        """All fields of a job, with `frames_done`. Raises NotFoundError."""
+        """All fields of a job, with what its other keys hold as the fields below. Raises NotFoundError."""
         return self.read_many([job_id])[0]
 
     def read_many(self, job_ids: Sequence[str]) -> list[dict[str, str]]:
         """All fields of several jobs in one round trip. Raises NotFoundError for the first that is not there."""
-        with _reachable(), self.redis.pipeline(transaction=False) as pipe:
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
-                pipe.hgetall(self._job(job_id))
-                pipe.hlen(self._job(job_id, ":frames"))
-                pipe.smembers(self._job(job_id, ":warnings"))
+                pipe.hgetall(job_key(job_id))
+                pipe.hlen(job_key(job_id, ":frames"))
+                pipe.smembers(job_key(job_id, ":warnings"))
                 pipe.zrank(f"{PREFIX}jobs:queued", job_id)
+                pipe.hvals(job_key(job_id, ":previews"))
             answers = pipe.execute()
         jobs = []
         for index, job_id in enumerate(job_ids):
-            fields, frames_done, warnings, rank = answers[4 * index : 4 * index + 4]
+            fields, frames_done, warnings, rank, previews = answers[5 * index : 5 * index + 5]
             if not fields:
                 raise NotFoundError(f"There is no job {job_id}.")
             position = "" if rank is None else str(rank + 1)
@@ -236,18 +143,19 @@ class JobStore:
                     "frames_done": str(frames_done),
                     "queue_position": position,
                     "warnings": json.dumps(sorted(warnings)),
+                    "previews": f"[{','.join(previews)}]",
                 }
             )
         return jobs
 
     def status(self, job_id: str) -> Status | None:
         """The job's status, None when there is no such job."""
-        with _reachable():
-            return cast("Status | None", self.redis.hget(self._job(job_id), "status"))
+        with reachable():
+            return cast("Status | None", self.redis.hget(job_key(job_id), "status"))
 
     def ids_before(self, created_ms: float, job_id: str, limit: int) -> list[str]:
         """Up to `limit` ids older than the named job, newest first."""
-        with _reachable():
+        with reachable():
             ids = cast(
                 "list[str]",
                 self.redis.zrevrangebyscore(f"{PREFIX}jobs", created_ms, "-inf", start=0, num=limit + 64),
@@ -256,15 +164,15 @@ class JobStore:
 
     def start(self, job_id: str, item: str, stage: Stage) -> Start:
         """Mark an item as started, unless it is done."""
-        job, attempts, done = (self._job(job_id, part) for part in ("", ":attempts", ":done"))
-        with _reachable():
-            answer = self._start(
-                keys=[job, attempts, f"{PREFIX}jobs:queued", done], args=[item, stage, _now_ms(), job_id]
-            )
+        job, attempts, done, events = (job_key(job_id, part) for part in ("", ":attempts", ":done", ":events"))
+        keys = [job, attempts, f"{PREFIX}jobs:queued", done, events]
+        with reachable():
+            answer = self._start(keys=keys, args=[item, stage, _now_ms(), job_id])
         return Start(cast("Status", answer[0]) or None, int(answer[1]), bool(answer[2]))
 
     def record_frames(self, job_id: str, batch: int, frames: Mapping[int, Mapping[str, object]]) -> None:
-        """Add finished frames of a batch and how each was made."""
+        """Add finished frames of a batch and how each was made: `reused`, and of those that were rendered `s`
+        (seconds), `memory_mb` and `worker`. `attempts` is added: how often the batch was started until then."""
         self._recorded(job_id, f"b{batch}", "", "", 0, frames)
 
     def record_batch(self, job_id: str, batch: int, render_ms: int) -> None:
@@ -284,15 +192,40 @@ class JobStore:
         addend: int,
         frames: Mapping[int, Mapping[str, object]],
     ) -> None:
-        keys = [self._job(job_id, part) for part in ("", ":frames", ":done", ":attempts")]
+        keys = [job_key(job_id, part) for part in ("", ":frames", ":done", ":attempts", ":events", ":previews")]
         pairs = [part for index, record in frames.items() for part in (index, json.dumps(record))]
-        with _reachable():
+        with reachable():
             self._record(keys=keys, args=[item, counter, field, addend, *pairs])
+
+    def frames(self, job_id: str, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Of these frames the finished ones, and how each was made."""
+        if not numbers:
+            return {}
+        with reachable():
+            records = self.redis.hmget(job_key(job_id, ":frames"), [str(number) for number in numbers])
+        found = zip(numbers, cast("list[str | None]", records), strict=True)
+        return {number: json.loads(record) for number, record in found if record}
+
+    def add_event(self, job_id: str, kind: EventKind, data: Mapping[str, object]) -> bool:
+        """Tell whoever follows the job; False when it has ended (or is gone), or the preview's frame is finished.
+
+        The data of a preview (`shared.contracts.Preview`) is the newest of its frame until the frame is finished.
+        """
+        keys = [job_key(job_id, part) for part in ("", ":frames", ":events", ":previews")]
+        frame = str(data["frame"]) if kind == "preview" else ""
+        with reachable():
+            return bool(self._tell(keys=keys, args=[kind, json.dumps(data), frame]))
+
+    def events_after(self, job_id: str, last_id: str, limit: int) -> list[Event]:
+        """Up to `limit` events that came after the one with this id, oldest first; "0" is before all of them."""
+        with reachable():
+            entries = self.redis.xrange(job_key(job_id, ":events"), f"({last_id}", "+", limit)
+        return [event_from_entry(entry) for entry in cast("list[tuple[str, dict[str, str]]]", entries)]
 
     def next_chunk(self, job_id: str) -> int:
         """The number of the next chunk to release."""
-        with _reachable():
-            return int(self.redis.hget(self._job(job_id), "next_chunk") or 0)
+        with reachable():
+            return int(self.redis.hget(job_key(job_id), "next_chunk") or 0)
 
     def release(
         self,
@@ -305,8 +238,8 @@ class JobStore:
         needed_frames: Sequence[int],
     ) -> list[str]:
         """The items that may start now that item `by` is done; asked again, the same ones."""
-        keys = [self._job(job_id, part) for part in ("", ":frames", ":moves")]
-        with _reachable():
+        keys = [job_key(job_id, part) for part in ("", ":frames", ":moves")]
+        with reachable():
             items = self._release(keys=keys, args=[by, window, batches_total, chunks_total, chunk, *needed_frames])
         return cast("list[str]", items)
 
@@ -314,29 +247,30 @@ class JobStore:
         """Move a job to a terminal status; False when it is terminal already (or gone)."""
         if status not in TERMINAL:
             raise ValueError(f"{status} is not terminal")
-        keys = [self._job(job_id), f"{PREFIX}jobs:queued", f"{PREFIX}jobs:active"]
+        events, previews = job_key(job_id, ":events"), job_key(job_id, ":previews")
+        keys = [job_key(job_id), f"{PREFIX}jobs:queued", f"{PREFIX}jobs:active", events, previews]
         pairs = [part for pair in (fields or {}).items() for part in pair]
-        with _reachable():
+        with reachable():
             return bool(self._finish(keys=keys, args=[status, _now_ms(), job_id, *pairs]))
 
     def set_announced(self, job_id: str) -> None:
         """Note that all that follows from a job's end is done."""
-        with _reachable():
-            self.redis.hset(self._job(job_id), "announced", 1)
+        with reachable():
+            self.redis.hset(job_key(job_id), "announced", 1)
 
     def warn(self, job_id: str, sentence: str) -> None:
         """Attach a sentence that the client should read."""
-        with _reachable():
-            self.redis.sadd(self._job(job_id, ":warnings"), sentence)
+        with reachable():
+            self.redis.sadd(job_key(job_id, ":warnings"), sentence)
 
     def beat(self, worker: str, record: Mapping[str, object]) -> None:
         """Say that a worker lives."""
-        with _reachable():
+        with reachable():
             self.redis.set(f"{PREFIX}worker:{worker}", json.dumps(record), ex=HEARTBEAT_TTL_S)
 
     def workers(self) -> list[dict[str, Any]]:
         """Heartbeats of the workers that live."""
-        with _reachable():
+        with reachable():
             keys = list(self.redis.scan_iter(f"{PREFIX}worker:*", count=1000))
             beats = cast("list[str | None]", self.redis.mget(keys)) if keys else []
         return [json.loads(beat) for beat in beats if beat]

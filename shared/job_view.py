@@ -9,16 +9,31 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 from urllib.parse import quote
 
-from shared.contracts import JOB_REQUEST, Job, JobFailure, JobType, JobUrls, Metrics, Output, Progress, Stage, Status
+from shared.contracts import (
+    JOB_REQUEST,
+    Job,
+    JobFailure,
+    JobType,
+    JobUrls,
+    Metrics,
+    Output,
+    Preview,
+    Progress,
+    Stage,
+    Status,
+)
 from shared.object_store import ObjectStore, output_key
 from shared.settings import Settings
 
 # What a stage's end adds to the fraction: rendering dominates, sound follows, files are quick.
 _SHARES: Final = {"render": 0.85, "sound": 0.13}
+_PREVIEWS: Final = 8
+"""Frames under way that a job shows; their pictures would outweigh all else it says."""
 
 
 def output_signature(secret: str, job_id: str, name: str, expires_s: int) -> str:
@@ -38,6 +53,7 @@ class JobView:
     def job(self, fields: dict[str, str]) -> Job:
         """The job recorded in `fields` (`JobStore.read`)."""
         job_id = fields["id"]
+        url = f"{self._base_url}/v1/jobs/{job_id}"
         return Job.model_construct(
             id=job_id,
             type=cast("JobType", fields["type"]),
@@ -46,15 +62,16 @@ class JobView:
             created_at=datetime.fromtimestamp(int(fields["created_ms"]) / 1_000, UTC),
             started_at=_time(fields.get("started_ms")),
             finished_at=_time(fields.get("finished_ms")),
-            progress=_progress(fields),
+            progress=progress_from_fields(fields, time.time()),
             queue_position=int(fields["queue_position"]) if fields["queue_position"] else None,
             input=JOB_REQUEST.validate_json(fields["input"]),
             outputs=[self._output(job_id, output) for output in json.loads(fields.get("outputs", "[]"))],
+            previews=_previews(fields),
             error=JobFailure(**json.loads(fields["error"])) if fields.get("error") else None,
             warnings=json.loads(fields["warnings"]),
             metrics=_metrics(fields),
             labels=json.loads(fields["labels"]),
-            urls=JobUrls(self=f"{self._base_url}/v1/jobs/{job_id}", cancel=f"{self._base_url}/v1/jobs/{job_id}/cancel"),
+            urls=JobUrls(self=url, events=f"{url}/events", cancel=f"{url}/cancel", frames=f"{url}/frames"),
         )
 
     def _output(self, job_id: str, output: dict[str, Any]) -> Output:
@@ -72,7 +89,14 @@ def _time(ms: str | None) -> datetime | None:
     return datetime.fromtimestamp(int(ms) / 1_000, UTC) if ms else None
 
 
-def _progress(fields: dict[str, str]) -> Progress:
+def _previews(fields: Mapping[str, str]) -> list[Preview]:
+    """Of the first frames under way."""
+    previews = [Preview(**preview) for preview in json.loads(fields["previews"])]
+    return sorted(previews, key=lambda preview: preview.frame)[:_PREVIEWS]
+
+
+def progress_from_fields(fields: Mapping[str, str], now_s: float) -> Progress:
+    """How far the job with these fields was at `now_s` (Unix seconds)."""
     frames_done, frames_total = int(fields["frames_done"]), int(fields["frames_total"])
     # A conversion has neither frames nor chunks.
     sounded = int(fields["chunks_done"]) / max(1, int(fields["chunks_total"]))
@@ -84,14 +108,14 @@ def _progress(fields: dict[str, str]) -> Progress:
         frames_reused=int(fields["frames_reused"]),
         fraction=round(fraction, 4),
         audio_s_ready=round(float(fields["audio_s"]) * sounded, 2),
-        eta_s=_eta_s(fields, fraction),
+        eta_s=_eta_s(fields, fraction, now_s),
     )
 
 
-def _eta_s(fields: dict[str, str], fraction: float) -> float | None:
+def _eta_s(fields: Mapping[str, str], fraction: float, now_s: float) -> float | None:
     if fields["status"] != "running" or not fraction:
         return None
-    elapsed_s = time.time() - int(fields["started_ms"]) / 1_000
+    elapsed_s = now_s - int(fields["started_ms"]) / 1_000
     return round(elapsed_s * (1 - fraction) / fraction, 1)
 
 
