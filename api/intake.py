@@ -12,29 +12,31 @@ import ipaddress
 import json
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 import httpx
 
+from api.lengths import wrong_lengths
 from shared.catalogue import ModelEntry, seed_images
-from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, Job, TrackRequest
+from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, Job, RemixRequest, TrackRequest
 from shared.dispatch import Dispatcher
 from shared.endings import follow_up_end
 from shared.errors import FieldError, InvalidRequestError, RiffarmError
 from shared.job_store import JobStore, created_ms_from_job_id, new_job_id
 from shared.job_view import JobView
 from shared.object_store import ObjectStore, job_manifest_key
-from shared.plan import Conversion, Plan, RenderRequest, ResolvedRequest, Sources, frame_length, resolve
+from shared.plan import Conversion, Plan, RenderRequest, ResolvedRequest, Sources
+from shared.resolving import resolve
 from shared.settings import Settings
-from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
+from shared.spectrogram_params import SpectrogramParams
 from shared.uploads import AudioUpload, ImageUpload, upload_from_id
 
 _PAGE: Final = 200
 _GRID: Final = SpectrogramParams()
-_MIN_LOOP_S: Final = 1.0
-_WIDEST: Final = 2
-"""How many times longer or shorter than usual a tempo may make a frame: models are trained on one length."""
+_MIN_REMIX_S: Final = 0.1
+_MIN_PIXELS: Final = 64
+"""Rows and columns below which a picture shows no spectrogram."""
 Filter = Callable[[dict[str, str]], bool]
 """Whether a job with these fields is wanted."""
 
@@ -75,30 +77,73 @@ class Jobs:
         return Conversion(request, Sources(model_revision=""), getattr(upload, "duration_s", 0.0))
 
     def _rendering(self, request: RenderRequest) -> Plan:
-        errors = [*self._wrong_fields(request)]
-        pictures = {field: self._picture_sha256(field, request, errors) for field in ("seed_image", "mask_image")}
-        if errors:
-            raise InvalidRequestError(*errors)
-        seed_image = seed_images().get(request.seed_image or "")
-        sources = Sources(
-            self.models[request.model].revision,
-            pictures["seed_image"],
-            pictures["mask_image"],
-            seed_image.beats if seed_image else None,
-        )
-        plan = Plan(resolve(request, lambda: secrets.randbelow(2**32)), sources)
-        if errors := [*_wrong_lengths(plan)]:
+        if request.model not in self.models:
+            raise InvalidRequestError(FieldError("model", "unknown model", request.model, [*self.models]))
+        model = self.models[request.model]
+        own = {name: value for name, value in asdict(model.defaults).items() if value is not None}
+        if isinstance(request, RemixRequest):
+            sources = self._remix_sources(request)
+        else:
+            sources = self._picture_sources(request)
+        sources = replace(sources, model_revision=model.revision, defaults=own, grid=model.grid)
+        plan = Plan(resolve(request, sources, lambda: secrets.randbelow(2**32)), sources)
+        if errors := [*wrong_lengths(plan)]:
             raise InvalidRequestError(*errors)
         return plan
 
-    def _wrong_fields(self, request: RenderRequest) -> Iterator[FieldError]:
-        if request.model not in self.models:
-            yield FieldError("model", "unknown model", request.model, [*self.models])
+    def _remix_sources(self, request: RemixRequest) -> Sources:
+        upload = upload_from_id(self.object_store, request.source)
+        if not isinstance(upload, AudioUpload):
+            message = "this upload is a picture, not a sound" if upload else "unknown upload"
+            raise InvalidRequestError(FieldError("source", message, request.source, "an uploaded sound's id"))
+        end_s = upload.duration_s if request.end_s is None else request.end_s
+        if end_s > upload.duration_s:
+            raise InvalidRequestError(
+                FieldError("end_s", "lies beyond the source's end", end_s, f"<= {upload.duration_s:g}")
+            )
+        if end_s - request.start_s < _MIN_REMIX_S:
+            field = "start_s" if request.end_s is None else "end_s"
+            message = f"the source is {upload.duration_s:g} s long; what is remixed must last {_MIN_REMIX_S:g} s"
+            raise InvalidRequestError(FieldError(field, message, getattr(request, field), "end_s after start_s"))
+        return Sources("", source_sha256=upload.sha256, source_s=upload.duration_s)
+
+    def _picture_sources(self, request: ClipRequest | TrackRequest) -> Sources:
+        errors: list[FieldError] = []
+        seed_sha256, mask_sha256 = (
+            self._picture_sha256(field, getattr(request, field), errors) for field in ("seed_image", "mask_image")
+        )
         if request.mask_image and not request.seed_image:
-            yield FieldError("mask_image", "a mask needs a seed image to keep", request.mask_image, "with seed_image")
+            errors.append(
+                FieldError("mask_image", "a mask needs a seed image to keep", request.mask_image, "with seed_image")
+            )
         if isinstance(request, ClipRequest) and request.variations * request.duration_s > MAX_DURATION_S:
             total_s = request.variations * request.duration_s
-            yield FieldError("variations", "too much sound in one job", total_s, f"<= {MAX_DURATION_S} s in all")
+            errors.append(
+                FieldError("variations", "too much sound in one job", total_s, f"<= {MAX_DURATION_S} s in all")
+            )
+        if not errors and request.mask_image and request.seed_image:
+            errors += self._wrong_mask(request.mask_image, request.seed_image)
+        if errors:
+            raise InvalidRequestError(*errors)
+        seed_image = seed_images().get(request.seed_image or "")
+        return Sources("", seed_sha256, mask_sha256, seed_image.beats if seed_image else None)
+
+    def _wrong_mask(self, mask_image: str, seed_image: str) -> Iterator[FieldError]:
+        mask, seed = (self._size(picture) for picture in (mask_image, seed_image))
+        if mask != seed:
+            message = f"the mask is {mask[0]}×{mask[1]} and the seed image {seed[0]}×{seed[1]}"
+            yield FieldError("mask_image", message, mask_image, "a mask of the seed image's size")
+        upload = upload_from_id(self.object_store, mask_image)
+        if isinstance(upload, ImageUpload) and upload.brightest == 0:
+            yield FieldError(
+                "mask_image", "the mask is all black, so everything is kept", mask_image, "white where to repaint"
+            )
+
+    def _size(self, picture_id: str) -> tuple[int, int]:
+        upload = upload_from_id(self.object_store, picture_id)
+        if isinstance(upload, ImageUpload):
+            return upload.width, upload.height
+        return seed_images()[picture_id].columns, _GRID.mel_bins
 
     def _wrong_common_fields(self, request: ResolvedRequest) -> Iterator[FieldError]:
         if len(set(request.formats)) < len(request.formats):
@@ -124,17 +169,24 @@ class Jobs:
             return self.settings.webhook_allow_loopback and url.scheme in ("http", "https")
         return url.scheme == "https" and not _is_internal(url.host)
 
-    def _picture_sha256(self, field: str, request: RenderRequest, errors: list[FieldError]) -> str | None:
+    def _picture_sha256(self, field: str, picture_id: str | None, errors: list[FieldError]) -> str | None:
         """The hash of the picture named in a field; what is wrong with it is added to `errors`."""
-        picture_id: str | None = getattr(request, field)
         if picture_id is None:
             return None
         if picture_id in seed_images():
             return seed_images()[picture_id].sha256
         upload = upload_from_id(self.object_store, picture_id)
+        if isinstance(upload, ImageUpload) and min(upload.width, upload.height) < _MIN_PIXELS:
+            size = f"{upload.width}×{upload.height}"
+            errors.append(FieldError(field, "the picture is too small", size, f">= {_MIN_PIXELS}×{_MIN_PIXELS}"))
+            return None
         if isinstance(upload, ImageUpload):
             return upload.sha256
-        message = "this upload is a sound, not a picture" if isinstance(upload, AudioUpload) else "unknown picture"
+        message = (
+            "this upload is a sound: remix it, or convert it to a picture"
+            if isinstance(upload, AudioUpload)
+            else "unknown picture"
+        )
         errors.append(FieldError(field, message, picture_id, [*seed_images(), "a picture's upload id"]))
         return None
 
@@ -183,31 +235,6 @@ class Jobs:
                 if len(found) == limit:
                     return found, _cursor(created_ms, job_id)
         return found, None
-
-
-def _wrong_lengths(plan: Plan) -> Iterator[FieldError]:
-    """What does not fit: a tempo into a frame, keyframes into the track, a loop into columns."""
-    request, duration_s = plan.request, plan.request.duration_s
-    if request.tempo_bpm is not None:
-        at_1_bpm = frame_length(1.0, plan.sources.seed_image_beats, plan.params)
-        if not FRAME_COLUMNS / _WIDEST <= plan.frame_length <= FRAME_COLUMNS * _WIDEST:
-            slowest, fastest = (at_1_bpm / FRAME_COLUMNS / _WIDEST, at_1_bpm / FRAME_COLUMNS * _WIDEST)
-            message = f"the {plan.sources.seed_image_beats} beats of {request.seed_image} do not fit a frame"
-            allowed = f"{float(slowest):g}..{float(fastest):g}"
-            yield FieldError("tempo_bpm", message, request.tempo_bpm, allowed)
-    if not isinstance(request, TrackRequest):
-        return
-    count = len(request.keyframes)
-    if count > plan.frames_total:
-        needed_s = float((count - 1) * plan.frame_length) / plan.params.columns_per_s
-        message = f"{count} keyframes need as many frames of {float(plan.frame_length) / plan.params.columns_per_s:g} s"
-        yield FieldError("duration_s", message, duration_s, f"> {needed_s:g}")
-    if request.loop and plan.part_samples % plan.params.hop_length:
-        below = plan.part_samples // plan.params.hop_length / plan.params.columns_per_s
-        allowed = f"{below:g} or {below + 1 / plan.params.columns_per_s:g}"
-        yield FieldError("duration_s", "a loop is whole columns of 10 ms long", duration_s, allowed)
-    if request.loop and duration_s < _MIN_LOOP_S:
-        yield FieldError("duration_s", "too short for a loop", duration_s, f">= {_MIN_LOOP_S:g}")
 
 
 def _fields_of(plan: Plan | Conversion, created_ms: int) -> dict[str, str | int | float]:

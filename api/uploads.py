@@ -74,7 +74,10 @@ def _checked_image(path: Path) -> ImageUpload | None:
                     raise InvalidRequestError(FieldError("content", "too many pixels", size, f"<= {_MAX_PIXELS}"))
                 image.load()
                 media_type = _PICTURES[str(image.format)]
-                return ImageUpload(**_identity(path, media_type), width=image.width, height=image.height)
+                _, brightest = image.convert("L").getextrema()
+                return ImageUpload(
+                    **_identity(path, media_type), width=image.width, height=image.height, brightest=brightest
+                )
     except UnidentifiedImageError:
         return None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -37,6 +37,8 @@ class ImageUpload(_Upload):
     kind: Literal["image"] = "image"
     width: int
     height: int
+    brightest: int = 255
+    """The lightest grey in it, 0..255: a mask of 0 repaints nothing."""
 
 
 class AudioUpload(_Upload):

@@ -138,10 +138,18 @@ def image_from_audio(
                 on_block(min(done / params.sample_rate_hz / total_s, 1.0) if total_s else 0.0)
             yield waveform
 
+    return image_from_waveforms(reported(), params)
+
+
+def image_from_waveforms(waveforms: Iterator[Array], params: SpectrogramParams) -> Image.Image:
+    """The spectrogram picture of a waveform (channel, sample) that comes in blocks, its loudest amplitude black.
+
+    Raises ValueError as `workers.spectrogram.mel_amplitudes_from_blocks`.
+    """
     # How dark a column is drawn depends on the loudest, which may be the last.
     with tempfile.TemporaryFile(prefix="riffarm-") as file:
         columns, loudest = 0, 0.0
-        for mel in _kept(mel_amplitudes_from_blocks(reported(), params), file):
+        for mel in _kept(mel_amplitudes_from_blocks(waveforms, params), file):
             columns += mel.shape[-1]
             loudest = max(loudest, float(mel.max()))
         return image_from_blocks(_kept_before(file), columns, params, loudest or 1.0)

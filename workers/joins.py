@@ -151,7 +151,8 @@ def _read(frame: Callable[[int], Array], layout: Layout, segment: _Segment, colu
     width = mel.shape[-1]
     first = math.floor(segment.start)
     pace = float((width - layout.overlap) / layout.frame_length)
-    return _between_columns(mel, (columns - first - float(segment.start - first)) * pace + layout.overlap / 2)
+    places = np.asarray((columns - first - float(segment.start - first)) * pace + layout.overlap / 2, np.float64)
+    return _between_columns(mel, places)
 
 
 def _between_columns(mel: Array, places: NDArray[np.float64]) -> Array:

@@ -20,8 +20,8 @@ import soxr
 from PIL import Image
 
 from shared.catalogue import models, seed_images
-from shared.contracts import Frame, FrameEnd
-from shared.plan import frame_hash
+from shared.contracts import ClipRequest, Frame
+from shared.plan import Plan, Sources, frame_hash
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 from workers.diffusion import FramePipeline
 from workers.seed_images import PATTERNS
@@ -121,19 +121,8 @@ def _model_frames(split: Split, params: SpectrogramParams, cache: Path) -> Itera
 
 def _frame(prompt: str, seed: int) -> Frame:
     """The frame that a job of one clip renders for a prompt."""
-    end = FrameEnd(prompt=prompt, negative_prompt="", seed=seed, denoising_strength=1.0, guidance_scale=5.0)
-    return Frame(
-        model=MODEL,
-        model_revision=models()[MODEL].revision,
-        sampler="dpmpp_2m",
-        num_inference_steps=20,
-        columns=FRAME_COLUMNS,
-        seed_image=None,
-        mask_image=None,
-        start=end,
-        end=None,
-        alpha=0.0,
-    )
+    request = ClipRequest(prompt=prompt, seed=seed, model=MODEL)
+    return Plan(request, Sources(models()[MODEL].revision)).frame(0)
 
 
 def _seed_images(params: SpectrogramParams) -> Iterator[Picture]:

@@ -19,8 +19,8 @@ import torch
 from diffusers import AutoencoderKL
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from shared.contracts import Frame, FrameEnd, Sampler
-from shared.spectrogram_params import FRAME_COLUMNS
+from shared.contracts import ClipRequest, Frame, Sampler
+from shared.plan import Plan, Sources
 from workers.checkpoint import load_checkpoint
 from workers.diffusion import FramePipeline
 from workers.training.dataset import Pixels, pixels_from_tensor, tensor_from_pixels
@@ -80,25 +80,14 @@ def _generate(item: tuple[Path, Order]) -> Pixels:
 
 def _frame(order: Order) -> Frame:
     """The frame that a job of one clip would render for an order."""
-    end = FrameEnd(
+    request = ClipRequest(
         prompt=order.prompt,
-        negative_prompt="",
         seed=order.seed,
-        denoising_strength=1.0,
-        guidance_scale=GUIDANCE_SCALE,
-    )
-    return Frame(
-        model="riffarm-mini",
-        model_revision="under evaluation",
         sampler=SAMPLER,
         num_inference_steps=NUM_INFERENCE_STEPS,
-        columns=FRAME_COLUMNS,
-        seed_image=None,
-        mask_image=None,
-        start=end,
-        end=None,
-        alpha=0.0,
+        guidance_scale=GUIDANCE_SCALE,
     )
+    return Plan(request, Sources(model_revision="under evaluation")).frame(0)
 
 
 def _redraw(item: tuple[Path, Pixels]) -> Pixels:

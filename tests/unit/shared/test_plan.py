@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts import ClipRequest, Keyframe, PowerCurve, TrackRequest
+from shared.contracts import ClipRequest, Keyframe, PowerCurve, RemixRequest, TrackRequest
 from shared.errors import InvalidRequestError
-from shared.plan import BATCH_FRAMES, CHUNK_FRAMES, Plan, Sources, curved_alpha, frame_hash, resolve
+from shared.plan import CHUNK_FRAMES, MOST_BATCH_FRAMES, REPAINT_STRENGTH, Plan, Sources, frame_hash
+from shared.resolving import resolve
+from shared.walk import curved_alpha
 
 SOURCES = Sources("1")
 
@@ -20,7 +22,7 @@ def track(duration_s: float = 40.96, *prompts: str, **fields: object) -> TrackRe
     seeds = itertools.count(1)
     keyframes = [Keyframe(prompt=prompt, seed=next(seeds)) for prompt in prompts or ("a", "b")]
     request = TrackRequest(duration_s=duration_s, keyframes=keyframes, **fields)  # type: ignore[arg-type]
-    resolved = resolve(request, lambda: 7)
+    resolved = resolve(request, SOURCES, lambda: 7)
     assert isinstance(resolved, TrackRequest)
     return resolved
 
@@ -45,7 +47,7 @@ def test_batches_and_chunks_cover_every_frame_once(duration_s: float, variations
     in_batches = [frame for batch in range(plan.batches_total) for frame in plan.batch_frames(batch)]
     in_chunks = [frame for chunk in range(plan.chunks_total) for frame in plan.chunk(chunk).frames]
     assert in_batches == in_chunks == list(range(plan.frames_total))
-    assert all(len(plan.batch_frames(batch)) <= BATCH_FRAMES for batch in range(plan.batches_total))
+    assert all(len(plan.batch_frames(batch)) <= MOST_BATCH_FRAMES for batch in range(plan.batches_total))
     assert all(1 <= len(plan.chunk(chunk).frames) <= CHUNK_FRAMES for chunk in range(plan.chunks_total))
 
 
@@ -73,13 +75,12 @@ def test_the_ends_of_a_track_are_its_keyframes_alone() -> None:
 def test_keyframes_are_met_at_their_times() -> None:
     """A keyframe placed in time has its own frame there."""
     keyframes = [Keyframe(prompt=name, seed=1, at_s=at_s) for name, at_s in (("a", 0.0), ("b", 10.0), ("c", 50.0))]
-    plan = Plan(resolve(TrackRequest(duration_s=50.0, keyframes=keyframes), lambda: 1), SOURCES)
+    plan = Plan(resolve(TrackRequest(duration_s=50.0, keyframes=keyframes), SOURCES, lambda: 1), SOURCES)
     assert plan.frames_total == 10
     met = [(frame.start.prompt, frame.end and frame.end.prompt) for frame in map(plan.frame, range(10))]
-    assert met[0] == ("a", None)
-    assert met[1] == ("a", "b")
-    assert met[2] == ("b", "c")
+    assert met[:4] == [("a", None), ("a", "b"), ("b", None), ("b", "c")]
     assert met[9] == ("c", None)
+    assert plan.warnings == ("keyframes[1] begins at 10.24 s, where a frame does, and not at 10 s.",)
 
 
 def test_equal_frames_hash_the_same_over_jobs() -> None:
@@ -103,8 +104,8 @@ def test_resubmitting_what_was_resolved_gives_the_same_plan() -> None:
     """A job's `input` is complete."""
     seeds = itertools.count(100)
     request = TrackRequest(duration_s=20.0, keyframes=[Keyframe(prompt="a"), Keyframe(prompt="b")])
-    resolved = resolve(request, lambda: next(seeds))
-    again = resolve(TrackRequest.model_validate_json(resolved.model_dump_json()), lambda: 0)
+    resolved = resolve(request, SOURCES, lambda: next(seeds))
+    again = resolve(TrackRequest.model_validate_json(resolved.model_dump_json()), SOURCES, lambda: 0)
     assert again == resolved
     assert [keyframe.seed for keyframe in resolved.keyframes] == [100, 101]  # type: ignore[union-attr]
 
@@ -117,7 +118,7 @@ def test_keyframes_out_of_order_name_the_field(times: tuple[float | None, ...], 
     """Order, end and completeness of the times are checked."""
     keyframes = [Keyframe(prompt="a", at_s=at_s) for at_s in times]
     with pytest.raises(InvalidRequestError) as raised:
-        resolve(TrackRequest(duration_s=10.0, keyframes=keyframes), lambda: 1)
+        resolve(TrackRequest(duration_s=10.0, keyframes=keyframes), SOURCES, lambda: 1)
     assert raised.value.errors[0].field == field
 
 
@@ -125,7 +126,7 @@ def test_variations_differ_and_long_clips_move() -> None:
     """Each variation has a seed of its own, and a long clip does not repeat one frame."""
     plan = Plan(ClipRequest(prompt="a", seed=2**32 - 1, variations=3, duration_s=15.36), SOURCES)
     assert len({frame_hash(plan.frame(index)) for index in range(9)}) == 9
-    assert [plan.frame(3 * part).start.seed for part in range(3)] == [2**32 - 1, 0, 1]
+    assert [plan.frame(3 * part).noise.seed for part in range(3)] == [2**32 - 1, 0, 1]
 
 
 @given(
@@ -191,7 +192,7 @@ def test_a_loop_walks_back_to_where_it_began() -> None:
 def test_keyframes_of_a_loop_may_begin_late() -> None:
     """Before its first keyframe a loop comes from its last."""
     keyframes = [Keyframe(prompt="a", seed=1, at_s=10.24), Keyframe(prompt="b", seed=2, at_s=30.72)]
-    request = resolve(TrackRequest(duration_s=40.96, keyframes=keyframes, loop=True), lambda: 1)
+    request = resolve(TrackRequest(duration_s=40.96, keyframes=keyframes, loop=True), SOURCES, lambda: 1)
     first = Plan(request, SOURCES).frame(0)
     assert (first.start.prompt, first.end and first.end.prompt, first.alpha) == ("b", "a", 0.5)
 
@@ -208,3 +209,71 @@ def test_a_loops_last_chunk_is_long_enough_to_turn() -> None:
     """A few columns beyond whole chunks go with the last of them."""
     plan = Plan(track(61.5, loop=True), SOURCES)
     assert (plan.chunks_total, plan.chunk(0).columns) == (1, range(6_150))
+
+
+def test_a_joint_knows_its_frames() -> None:
+    """Painting over joints adds a picture for each, found from the frames beside it; a loop has one more."""
+    plan, loop = (Plan(track(40.96, joins="repaint", loop=is_loop), SOURCES) for is_loop in (False, True))
+    assert (plan.base_frames, plan.frames_total, loop.frames_total) == (8, 15, 16)
+    assert [(plan.joint(index).before, plan.joint(index).after) for index in (8, 14)] == [(0, 1), (6, 7)]
+    assert (loop.joint(15).before, loop.joint(15).after, loop.joint(15).cut) == (7, 0, 512)
+    window = plan.frame(8)
+    assert (window.is_loop, window.start.denoising_strength) == (False, REPAINT_STRENGTH)
+    assert frame_hash(plan.frame(0)) in (window.seed_image or "")
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.booleans())
+def test_every_joint_is_painted_by_a_batch_that_has_its_frames(frames: int, parts: int, loop: bool) -> None:
+    """Whichever of its batches is done last sees both frames; no batch is asked for another part's joint."""
+    if loop:
+        plan = Plan(track(5.12 * frames, joins="repaint", loop=True), SOURCES)
+    else:
+        request = ClipRequest(prompt="a", seed=1, duration_s=5.12 * frames, variations=parts, joins="repaint")
+        plan = Plan(request, SOURCES)
+    batches = {joint: set[int]() for joint in range(plan.base_frames, plan.frames_total)}
+    for batch in range(plan.batches_total):
+        for joint in plan.batch_joints(batch):
+            batches[joint].add(batch)
+    for joint, asked in batches.items():
+        ends = plan.joint(joint)
+        assert asked == {frame // plan.batch_size for frame in (ends.before, ends.after)}
+
+
+def test_a_chunk_waits_for_the_joints_it_hears() -> None:
+    """The joints at both its ends are painted from frames of the neighbours."""
+    plan = Plan(track(200.0, joins="repaint"), SOURCES)
+    joints = [one - plan.base_frames for one in plan.chunk(1).needed_frames if one >= plan.base_frames]
+    assert joints == list(range(11, 24))
+
+
+def test_long_tracks_have_larger_batches() -> None:
+    """Few frames are shared among workers; many go together, so that a GPU has enough at a time."""
+    sizes = [Plan(track(5.12 * frames), SOURCES).batch_size for frames in (8, 64, 128, 7_000)]
+    assert sizes == [4, 4, 8, 16]
+
+
+def remix(**fields: object) -> Plan:
+    sources = Sources("1", source_sha256="ab", source_s=60.0)
+    keyframes = [Keyframe(prompt="a", seed=1), Keyframe(prompt="b", seed=1)]
+    request = RemixRequest(source="upl_ab", keyframes=keyframes, **fields)  # type: ignore[arg-type]
+    return Plan(resolve(request, sources, lambda: 7), sources)
+
+
+def test_windows_of_a_remix_overlap_and_cover_the_source() -> None:
+    """Each window shares its edges with its neighbours'; together they are as long as what is asked for."""
+    plan = remix(start_s=10.0, end_s=40.0, overlap_s=0.64)
+    assert (plan.duration_s, plan.part_samples, plan.source_samples) == (30.0, 1_323_000, range(441_000, 1_764_000))
+    assert (plan.frame_length, plan.frame_columns, plan.overlap_columns) == (448, 512, 64)
+    assert [plan.window_column(index) for index in (0, 1)] == [-32, 416]
+    assert plan.part_frames * plan.frame_length >= plan.part_columns
+    first, second = plan.frame(0), plan.frame(1)
+    assert (first.is_loop, first.noise.first_column, second.noise.first_column) == (False, -32, 416)
+    assert first.noise.seed == second.noise.seed
+    assert first.seed_image != second.seed_image
+
+
+def test_a_remix_without_an_end_goes_to_the_sources_end() -> None:
+    """What was resolved says so."""
+    assert remix().duration_s == 60.0
+    assert remix().request.end_s == 60.0  # type: ignore[union-attr]
+    assert remix().request.keyframes[0].denoising_strength == 0.5  # type: ignore[union-attr]

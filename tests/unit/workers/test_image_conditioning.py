@@ -14,6 +14,7 @@ from tests.tiny_frames import (
     a_frame,
     distance,
     pixels,
+    render_all,
     render_one,
 )
 from workers.diffusion import FramePipeline, rgb_from_image
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 def test_strength_0_is_the_seed_image_itself(pipeline, seed_image):
     """Nothing is denoised and nothing goes through the autoencoder."""
     steps: list[int] = []
-    picture = pipeline.render(
-        [a_frame(denoising_strength=0.0)], seed_image, on_step=lambda done, total: steps.append(done)
+    picture = render_all(
+        pipeline, [a_frame(denoising_strength=0.0)], seed_image, on_step=lambda step: steps.append(step.done)
     )
     assert picture[0].tobytes() == seed_image.tobytes()
     assert steps == []
@@ -36,7 +37,7 @@ def test_the_stronger_the_farther_from_the_seed_image(pipeline, seed_image):
     """The distance to the seed image, as the autoencoder draws it, grows with denoising strength."""
     kept = render_one(pipeline, a_frame(), seed_image, Image.new("L", (COLUMNS, ROWS), 0))
     frames = [a_frame(denoising_strength=s, num_inference_steps=10, seed=3) for s in (0.1, 0.3, 0.5, 0.7, 0.9)]
-    distances = [distance(picture, kept) for picture in pipeline.render(frames, seed_image)]
+    distances = [distance(picture, kept) for picture in render_all(pipeline, frames, seed_image)]
     assert distances == sorted(distances)
     assert distances[-1] > 1.4 * distances[0]
 
@@ -99,7 +100,7 @@ def test_a_grey_mask_lies_between_black_and_white(pipeline, seed_image):
 def test_a_mask_without_a_seed_image_is_refused(pipeline):
     """There would be nothing to keep."""
     with pytest.raises(RenderError, match="seed image"):
-        pipeline.render([a_frame()], None, Image.new("L", (8, 8)))
+        render_all(pipeline, [a_frame()], None, Image.new("L", (8, 8)))
 
 
 def test_a_seed_image_of_any_size_and_mode_is_taken(pipeline, seed_image):
@@ -124,6 +125,6 @@ def test_a_seed_image_is_encoded_once(pipelines, seed_image):
     """All frames and calls of one job share the seed image's latents and the prompts' embeddings."""
     pipeline = FramePipeline(pipelines["epsilon"]._parts, torch.device("cpu"))
     for seed in range(3):
-        pipeline.render([a_frame(seed=seed), a_frame(seed=seed + 10)], seed_image.copy())
+        render_all(pipeline, [a_frame(seed=seed), a_frame(seed=seed + 10)], seed_image.copy())
     assert pipeline._seed_latents.cache_info().misses == 1
     assert pipeline._embedding.cache_info().misses == 2
