@@ -12,6 +12,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from shared.prompts import weighted_parts
+
 MAX_SEED: Final = 2**32 - 1
 MAX_DURATION_S: Final = 36_000.0
 MAX_PROMPT_CHARACTERS: Final = 500
@@ -41,6 +43,12 @@ def _is_encodable(text: str) -> str:
     return text
 
 
+def _has_readable_weights(prompt: str) -> str:
+    """Refuse brackets that make no sense: see `shared.prompts`."""
+    weighted_parts(prompt)
+    return prompt
+
+
 class _Contract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -50,11 +58,13 @@ Prompt = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT_CHARACTERS),
     AfterValidator(_is_encodable),
+    AfterValidator(_has_readable_weights),
 ]
 NegativePrompt = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT_CHARACTERS),
     AfterValidator(_is_encodable),
+    AfterValidator(_has_readable_weights),
 ]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
