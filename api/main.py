@@ -5,9 +5,10 @@ Puts the parts together and starts the server. Leaves out every route's work.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
@@ -15,9 +16,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_swagger import patch_fastapi
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from uvicorn.main import STARTUP_FAILURE
 
-from api import jobs, uploads
+from api import events, jobs, uploads
 from api.access import RequestGuard, is_loopback
+from api.event_reader import EventReader
 from api.intake import Jobs
 from api.problems import ProblemDocument, install_problems
 from shared.catalogue import models
@@ -38,9 +41,10 @@ def create_app(settings: Settings) -> FastAPI:
     celery = celery_app(settings)
     dispatcher = Dispatcher(celery, job_store, settings.job_window)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with EventReader(settings.redis_url) as app.state.event_reader:
+            yield
         job_store.redis.close()
         celery.close()
 
@@ -57,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))
     install_problems(app)
     app.include_router(jobs.router)
+    app.include_router(events.router)
     app.include_router(uploads.router)
     _add_farm_routes(app)
     # Swagger's files come with the package: the documentation works without the Internet.
@@ -117,13 +122,23 @@ def _document_problems(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
+class GatewayServer(uvicorn.Server):
+    """A server that ends its streams of events when it is told to stop; left alone, they last as long as their jobs."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving once all requests are answered."""
+        app: Any = self.config.app
+        app.state.event_reader.close()
+        await super().shutdown(sockets)
+
+
 def main() -> None:
     """Serve until told to stop."""
     settings = settings_from_environment()
     configure_logs(settings.log_format, "gateway")
     if settings.gateway_key is None and not is_loopback(settings.host):
         sys.exit(f"riffarm: refusing to listen on {settings.host} without a key; set RIFFARM_GATEWAY_KEY")
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
         port=settings.port,
@@ -131,7 +146,14 @@ def main() -> None:
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
+        # For those who do not read what they are sent.
+        timeout_graceful_shutdown=10,
     )
+    server = GatewayServer(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
 
 
 if __name__ == "__main__":

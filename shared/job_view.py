@@ -50,10 +50,14 @@ class JobView:
         self._ttl_s = settings.output_url_ttl_s
         self._object_store = object_store
 
+    def url(self, job_id: str) -> str:
+        """Where a job is read; what belongs to it is below."""
+        return f"{self._base_url}/v1/jobs/{job_id}"
+
     def job(self, fields: dict[str, str]) -> Job:
         """The job recorded in `fields` (`JobStore.read`)."""
         job_id = fields["id"]
-        url = f"{self._base_url}/v1/jobs/{job_id}"
+        url = self.url(job_id)
         return Job.model_construct(
             id=job_id,
             type=cast("JobType", fields["type"]),
@@ -80,8 +84,7 @@ class JobView:
         url = self._object_store.url(output_key(job_id, name), self._ttl_s, name, media_type)
         if url is None:
             signature = output_signature(self._secret, job_id, name, expires_s)
-            path = f"/v1/jobs/{job_id}/outputs/{quote(name)}"
-            url = f"{self._base_url}{path}?expires={expires_s}&signature={signature}"
+            url = f"{self.url(job_id)}/outputs/{quote(name)}?expires={expires_s}&signature={signature}"
         return Output(**output, url=url, url_expires_at=datetime.fromtimestamp(expires_s, UTC))
 
 
