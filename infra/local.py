@@ -34,6 +34,8 @@ from infra.preflight import (
     writable,
 )
 from infra.process import SupervisedProcess, console, die_with_parent
+from shared.catalogue import chosen_models
+from shared.catalogue import models as catalogue
 
 commands = typer.Typer()
 _START_TIMEOUT_S: Final = 180.0
@@ -48,13 +50,21 @@ class LocalFarm:
     """Valkey, gateway and workers of one machine."""
 
     def __init__(
-        self, host: str, port: int, data: Path, workers: int, storage: str | None, redis_url: str | None
+        self,
+        host: str,
+        port: int,
+        data: Path,
+        workers: int,
+        models: str | None,
+        storage: str | None,
+        redis_url: str | None,
     ) -> None:
         if not is_this_machine(host) and not os.environ.get("RIFFARM_GATEWAY_KEY"):
             raise LocalFarmError(f"listening on {host} lets others in: set RIFFARM_GATEWAY_KEY to a key first")
         self._data = writable(data)
         self._lock = locked(self._data)
         check_models()
+        served = _served_models(models)
         self._port = free_port(host, port)
         self._is_stopping = False
         self.url = f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
@@ -75,7 +85,7 @@ class LocalFarm:
         python = sys.executable
         self._processes = [SupervisedProcess("gateway", [python, "-m", "api.main"], environment)]
         for index in range(1, workers + 1):
-            command = [python, "-m", "workers.main", "--name", f"worker-{index}"]
+            command = [python, "-m", "workers.main", "--name", f"worker-{index}", "--models", served]
             self._processes.append(SupervisedProcess(f"worker-{index}", command, environment))
 
     def run(self, on_ready: Callable[[str], None]) -> None:
@@ -176,6 +186,14 @@ class LocalFarm:
             process.signal_all(signal.SIGKILL)
 
 
+def _served_models(names: str | None) -> str:
+    own_file = os.environ.get("RIFFARM_MODELS_FILE")
+    try:
+        return ",".join(chosen_models(names, catalogue(Path(own_file) if own_file else None)))
+    except ValueError as error:
+        raise LocalFarmError(f"{error}; choose others with --models") from error
+
+
 @contextlib.contextmanager
 def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` on SIGTERM, SIGINT and SIGHUP, however often they come."""
@@ -202,6 +220,9 @@ def up(
     workers: Annotated[int, typer.Option(help="Worker processes; one per core by default.", min=1, max=64)] = (
         os.cpu_count() or 1
     ),
+    models: Annotated[
+        str | None, typer.Option(help="Models to render with, by name, with commas; all of the catalogue by default.")
+    ] = None,
     storage: Annotated[str | None, typer.Option(help="file:DIR or s3://bucket/prefix; in --data by default.")] = None,
     redis_url: Annotated[
         str | None, typer.Option("--redis", help="redis://… of your own instead of a Valkey started here.")
@@ -211,7 +232,7 @@ def up(
     if _STOP_WITH_PARENT in os.environ and sys.platform == "linux":
         die_with_parent()
     try:
-        LocalFarm(host, port, data, workers, storage, redis_url).run(lambda url: typer.echo(f"READY {url}"))
+        LocalFarm(host, port, data, workers, models, storage, redis_url).run(lambda url: typer.echo(f"READY {url}"))
     except LocalFarmError as error:
         console.print(f"riffarm up: {error}", style="red", markup=False)
         raise typer.Exit(1) from error

@@ -6,6 +6,7 @@ Owns everything both sides must agree on about messages. Leaves out what the tas
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from celery import Celery
@@ -27,13 +28,12 @@ POST_WEBHOOK: Final = "riffarm.post_webhook"
 
 SOUND_QUEUE: Final = "sound"
 DELIVER_QUEUE: Final = "deliver"
-RENDER_QUEUES: Final[dict[Priority, str]] = {
-    "interactive": "render.interactive",
-    "normal": "render.normal",
-    "bulk": "render.bulk",
-}
+_RENDER: Final = "render"
+PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "normal", "bulk")
+"""The most urgent first."""
 # What is nearly finished goes first: it frees storage and gives a client something to hear.
-QUEUES: Final = (DELIVER_QUEUE, SOUND_QUEUE, *RENDER_QUEUES.values())
+QUEUES: Final = (DELIVER_QUEUE, SOUND_QUEUE, *(f"{_RENDER}.{priority}" for priority in PRIORITIES))
+"""The kinds of queues, in the order they are served. One for rendering is there once for each model."""
 
 STAGE_OF_ITEM: Final[dict[str, Stage]] = {"b": "rendering", "c": "sounding", "d": "encoding"}
 """By an item's first letter: b4 is a batch, c0 a chunk, deliver the delivery."""
@@ -76,6 +76,45 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
+def render_queue(priority: Priority, model: str) -> str:
+    """The queue of one model's batches: only a worker that has the model takes from it."""
+    return f"{_RENDER}.{priority}.{model}"
+
+
+def queues(models: Iterable[str]) -> list[str]:
+    """All queues of a worker with these models, in the order it serves them: what is urgent for any goes first."""
+    names = [*models]
+    return [DELIVER_QUEUE, SOUND_QUEUE, *(render_queue(priority, name) for priority in PRIORITIES for name in names)]
+
+
+def queues_from_names(names: str | None, models: Sequence[str]) -> list[str]:
+    """The queues of a list with commas, in its order; all for None.
+
+    A name is a queue's own, that of its kind ("render.bulk": of every model), or "render" for all of rendering. Raises
+    ValueError for a name that is none of these, or of a model that is not among `models`.
+    """
+    served = queues(models)
+    if names is None:
+        return served
+    chosen: dict[str, None] = {}
+    for name in (one.strip() for one in names.split(",")):
+        meant = [queue for queue in served if name in (queue, kind_of_queue(queue), queue.partition(".")[0])]
+        if not meant:
+            raise ValueError(f"there is no queue {name!r} here; there are {_RENDER}, {', '.join((*QUEUES, *served))}")
+        chosen |= dict.fromkeys(meant)
+    return [*chosen]
+
+
+def kind_of_queue(queue: str) -> str:
+    """A queue's place in QUEUES: its name without the model."""
+    return ".".join(queue.split(".", 2)[:2])
+
+
+def models_of_queues(served: Iterable[str]) -> list[str]:
+    """The models whose batches are in these queues, each once."""
+    return [*dict.fromkeys(queue.split(".", 2)[2] for queue in served if queue.startswith(f"{_RENDER}."))]
+
+
 def plan_of(job: dict[str, str]) -> Plan | Conversion:
     """The plan of a recorded job."""
     request, sources = JOB_REQUEST.validate_json(job["input"]), Sources(**json.loads(job["sources"]))
@@ -110,8 +149,9 @@ class Dispatcher:
 
     def _publish(self, job_id: str, item: str, plan: Plan | Conversion) -> None:
         match item[0]:
-            case "b":
-                self._send(RENDER_BATCH, RENDER_QUEUES[plan.request.priority], job_id=job_id, batch=int(item[1:]))
+            case "b" if isinstance(plan, Plan):
+                queue = render_queue(plan.request.priority, plan.request.model)
+                self._send(RENDER_BATCH, queue, job_id=job_id, batch=int(item[1:]))
             case "c":
                 self._send(SOUND_CHUNK, SOUND_QUEUE, job_id=job_id, chunk=int(item[1:]))
             case _:

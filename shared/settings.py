@@ -41,6 +41,9 @@ class Settings(BaseSettings):
         86_400, gt=0, le=604_800, description="How long an output's URL works; 7 days at most"
     )
     models_file: Path | None = Field(None, description="models.toml of your own, beside the built-in model")
+    model_memory_gb: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Memory for models held side by side, in units of 10^9 bytes"
+    )
     job_window: int = Field(8, gt=0, description="Batches one job may have in the queues at a time")
     device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where frames are rendered")
     sound_device: Literal["cpu", "cuda"] = Field(

@@ -1,13 +1,17 @@
 """Reading a Stable Diffusion checkpoint: a folder in diffusers' layout, or a hub id.
 
-Owns what is refused and why: pickles, missing parts, damaged weights, parts that do not fit together. Leaves out
-what is done with the model (`workers.diffusion`).
+Owns what is refused and why: pickles, missing parts, damaged weights, parts that do not fit together; and how much
+memory a model takes. Leaves out what is added to it (`workers.loras`), what is done with it (`workers.diffusion`) and
+how long it is kept (`workers.shelf`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +19,13 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
+from shared.catalogue import Lora
 from shared.errors import RenderError
+from workers.loras import add_lora
 
 # Off: it would need one more library.
 _LOW_MEMORY: Final = {"low_cpu_mem_usage": False}
@@ -34,21 +40,72 @@ _HUB_FILES: Final = ["model_index.json", *(f"{part}/*.{kind}" for part in _PARTS
 _HUB_WEIGHTS: Final = [f"{part}/*.safetensors" for part in _WEIGHTED]
 _HUB_TWINS: Final = ["*.fp16.*", "*non_ema*"]
 """The same weights once more, in forms that are not read."""
+_DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_checkpoint(source: str, revision: str | None, dtype: torch.dtype) -> Any:
+def device_from_name(name: str) -> torch.device:
+    """The device of this name; "auto" is CUDA, then MPS, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def dtype_from_name(name: str, device: torch.device) -> torch.dtype:
+    """The precision of this name; "auto" is float16 on CUDA and float32 elsewhere. Raises RenderError."""
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise RenderError(f"There is no dtype {name!r} to load a model in; there are auto, {', '.join(_DTYPES)}.")
+    return _DTYPES[name]
+
+
+def load_checkpoint(source: str, revision: str | None, dtype: torch.dtype, loras: Sequence[Lora] = ()) -> Any:
     """The parts as a `diffusers.StableDiffusionPipeline` on the CPU, without a safety checker.
 
-    Only safetensors are read and no code of the checkpoint's is run. Raises RenderError, saying what is wrong.
+    What `loras` say is added to the weights. Only safetensors are read and no code of the checkpoint's is run. Raises
+    RenderError, saying what is wrong.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = _download(source, revision)
+    folder = _folder(source, revision)
     _check_layout(source, folder)
     _check_noise_schedule(source, folder)
     parts = _read(source, folder, dtype)
     _check_fit(source, parts)
+    for lora in loras:
+        add_lora(parts, lora)
     return parts
+
+
+def checkpoint_bytes(source: str, revision: str | None, dtype: torch.dtype) -> int:
+    """Bytes that the weights will take in memory, from the headers of their files alone.
+
+    Raises RenderError when there is no such model or its headers cannot be read.
+    """
+    folder = _folder(source, revision)
+    _check_layout(source, folder)
+    files = chain.from_iterable((folder / part).glob("*.safetensors") for part in _WEIGHTED)
+    try:
+        return sum(_elements(file) for file in files if not any(map(file.match, _HUB_TWINS))) * dtype.itemsize
+    except (OSError, SafetensorError) as error:
+        raise RenderError(f"The model {source!r} cannot be loaded: {error}") from error
+
+
+def _elements(file: Path) -> int:
+    with safe_open(file, "pt") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 — no dict
+
+
+def parts_bytes(parts: Any) -> int:
+    """Bytes of memory that a loaded model's weights take."""
+    models = (getattr(parts, part) for part in _WEIGHTED)
+    tensors = chain.from_iterable(chain(model.parameters(), model.buffers()) for model in models)
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _folder(source: str, revision: str | None) -> Path:
+    folder = Path(source)
+    return folder if folder.is_dir() else _download(source, revision)
 
 
 def _download(source: str, revision: str | None) -> Path:
@@ -100,7 +157,8 @@ def _read(source: str, folder: Path, dtype: torch.dtype) -> Any:
         return StableDiffusionPipeline.from_pretrained(
             folder, **weighted, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
+        # Whatever libraries make of settings that nobody meant.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RenderError(f"The model {source!r} cannot be loaded: {reason}") from error
 

@@ -1,7 +1,7 @@
 """The worker's entry: a Celery process with one child that loads the model once and runs the tasks.
 
-`python -m workers.main [--queues a,b] [--name NAME]`. Owns the Celery side: registration, retries of what may pass,
-leases, heartbeat, what an error means for the job. Leaves out the work (`workers.tasks`).
+`python -m workers.main [--models a,b] [--queues a,b] [--name NAME]`. Owns the Celery side: registration, retries of
+what may pass, leases, heartbeat, what an error means for the job. Leaves out the work (`workers.tasks`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import stamina
 import structlog
@@ -22,12 +22,17 @@ from celery.signals import setup_logging, worker_process_init
 from redis.exceptions import RedisError
 
 from shared import dispatch
+from shared.catalogue import chosen_models, models
 from shared.contracts import JobFailure
 from shared.errors import JobCanceled, ObjectNotFoundError, QueueUnavailableError, RenderError, TransientError
 from shared.job_store import HEARTBEAT_TTL_S, JobStore
 from shared.logs import configure_logs
 from shared.object_store import object_store_from_url
 from shared.settings import settings_from_environment
+
+if TYPE_CHECKING:
+    from workers.diffusion import FramePipeline
+    from workers.shelf import Shelf
 
 log = structlog.get_logger()
 settings = settings_from_environment()
@@ -49,25 +54,45 @@ class _Child:
         dispatcher = dispatch.Dispatcher(app, self.jobs, settings.job_window)
         self.tasks = Tasks(settings, self.jobs, objects, dispatcher)
         self.queues = os.environ[_QUEUES].split(",")
+        self.models = dispatch.models_of_queues(self.queues)
         self.device = "cpu"
-        if any(queue.startswith("render.") for queue in self.queues):
-            # A worker for sound alone does without torch, which is half a gigabyte.
-            import torch
-
-            # One thread a process: rounding must not depend on the machine, and two workers must not fight for cores.
-            torch.set_num_threads(1)
-            self.device = str(self.tasks.pipeline("riffarm-mini").device)
+        # A worker for sound alone does without torch, which is half a gigabyte.
+        self.shelf = self._shelf() if self.models else None
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
+    def _shelf(self) -> Shelf[FramePipeline]:
+        import torch
+
+        from workers.shelf import shelf_from_settings
+
+        # One thread a process: rounding must not depend on the machine, and two workers must not fight for cores.
+        torch.set_num_threads(1)
+        shelf = shelf_from_settings(settings, self.models)
+        self.tasks.pipeline = shelf.get  # type: ignore[assignment]  # in place of its own
+        # Before the first job, and so that a worker whose model is broken never takes one.
+        self.device = str(shelf.get(self.models[0]).device)
+        return shelf
+
     def _beat(self) -> None:
-        name = os.environ[_NAME]
-        record = {"name": name, "queues": self.queues, "device": self.device, "pid": os.getpid()}
         while True:
             try:
-                self.jobs.beat(name, record)
+                self.jobs.beat(os.environ[_NAME], self._record())
             except (QueueUnavailableError, RedisError) as error:
                 log.warning("no heartbeat", error=str(error))
             threading.Event().wait(HEARTBEAT_TTL_S / 3)
+
+    def _record(self) -> dict[str, object]:
+        """What others may know: kinds of queues served, models served and loaded, where, in how much memory."""
+        return {
+            "name": os.environ[_NAME],
+            "pid": os.getpid(),
+            "queues": [*dict.fromkeys(map(dispatch.kind_of_queue, self.queues))],
+            "models": self.models,
+            "loaded": self.shelf.loaded if self.shelf else [],
+            "device": self.device,
+            "memory_bytes": self.shelf.used_bytes if self.shelf else 0,
+            "memory_budget_bytes": self.shelf.budget_bytes if self.shelf else 0,
+        }
 
 
 _children: list[_Child] = []
@@ -169,15 +194,28 @@ def post_webhook(task: Task, job_id: str, event: str) -> None:
         structlog.contextvars.unbind_contextvars("job", "task")
 
 
+def _served(names: str | None, queue_names: str | None) -> list[str]:
+    """The queues to take from; ends the process with a sentence when there are no such models or queues."""
+    try:
+        chosen = chosen_models(names, models(settings.models_file))
+        return dispatch.queues_from_names(queue_names, chosen)
+    except (OSError, ValueError) as error:
+        sys.exit(f"riffarm: {error}")
+
+
 def main() -> None:
     """Become a Celery worker with one child process."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--queues", default=",".join(dispatch.QUEUES), help="queues to serve, first ones first")
+    parser.add_argument("--models", help="models to render with; all of the catalogue when left out")
+    parser.add_argument(
+        "--queues", help="queues or kinds of queues to serve, first ones first: deliver, sound, render, render.bulk, …"
+    )
     parser.add_argument("--name", default=socket.gethostname(), help="name in logs and heartbeats")
     options = parser.parse_args()
+    queues = ",".join(_served(options.models, options.queues))
     os.environ |= {
         _NAME: options.name,
-        _QUEUES: options.queues,
+        _QUEUES: queues,
         # A stop hands running work back to the queue at once instead of finishing it.
         "REMAP_SIGTERM": "SIGQUIT",
         # Set before torch is imported: oversubscribed cores are an order of magnitude slower.
@@ -197,7 +235,7 @@ def main() -> None:
         "workers.main:app",
         "worker",
         "-Q",
-        options.queues,
+        queues,
     ]
     command += ["-n", f"{options.name}@%h", "-P", "prefork", "-c", "1", "--pool-start-method", "spawn"]
     os.execv(sys.executable, [*command, "--without-mingle", "--without-gossip", "--loglevel", "INFO"])  # noqa: S606

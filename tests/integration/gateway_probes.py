@@ -16,7 +16,7 @@ TRACK = {"type": "track", "keyframes": [{"prompt": "jazz piano"}, {"prompt": "te
 
 def queued_batches(valkey: Valkey) -> int:
     with redis.Redis(port=valkey.port) as client:
-        return sum(client.llen(f"render.{priority}") for priority in ("interactive", "normal", "bulk"))  # type: ignore[misc]
+        return sum(client.llen(queue) for queue in client.scan_iter("render.*"))  # type: ignore[misc]
 
 
 def job_keys(valkey: Valkey) -> list[bytes]:

