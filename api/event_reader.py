@@ -64,10 +64,12 @@ class EventReader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        running = set(self._tasks)
+        while running:
+            for task in running:
+                task.cancel()
+            # Again and again: a connection that is just being made can swallow a cancellation.
+            _, running = await asyncio.wait(running, timeout=0.1)
         await self._redis.aclose()
 
     def close(self) -> None:

@@ -16,7 +16,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_swagger import patch_fastapi
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from uvicorn.main import STARTUP_FAILURE
 
 from api import events, jobs, uploads
 from api.access import RequestGuard, is_loopback
@@ -153,7 +152,7 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
-        sys.exit(STARTUP_FAILURE)
+        sys.exit("riffarm: the gateway did not start")
 
 
 if __name__ == "__main__":

@@ -210,6 +210,21 @@ def test_news_told_while_a_follower_looks_is_not_missed(valkey: Valkey, job_stor
     assert asyncio.run(passed_on()) == [str(number) for number in range(100)]
 
 
+def test_a_reader_stops_whenever_it_is_told_to(valkey: Valkey) -> None:
+    """Also in the middle of connecting, where a library may swallow the first word of it."""
+
+    async def stopped_after(turns: int) -> None:
+        async with EventReader(valkey.url):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    async def stopped_at_every_turn() -> None:
+        for turns in range(40):
+            await asyncio.wait_for(stopped_after(turns), 10)
+
+    asyncio.run(stopped_at_every_turn())
+
+
 def test_what_cannot_be_followed_is_a_problem(gateway: TestClient, settings: Settings) -> None:
     """An unknown job, an id that is none, a key that is missing."""
     for path in ("events", "frames", "frames/0/picture"):
