@@ -32,10 +32,10 @@ class PromptReader:
     def embedding(self, prompt: str) -> torch.Tensor:
         """What the model hears in a prompt: shape (1, token, width), in the encoder's dtype, on its device.
 
-        Tokens' embeddings are multiplied by their words' weights, then all by one number that makes the whole as strong
-        as before (root mean square). Without weights it is what diffusers' pipelines give, to the bit. Equal prompts
-        share one tensor: it is not to be written to. Raises RenderError for brackets that make no sense and for a
-        tokenizer that does not fit its model.
+        A word of weight 0 is heard as if it were not there, exactly; other weights go that much of the way from
+        there to the word as written, and beyond it. Without weights it is what diffusers' pipelines give, to the bit.
+        Equal prompts share one tensor: it is not to be written to. Raises RenderError for brackets that make no sense
+        and for a tokenizer that does not fit its model.
         """
         return self._kept(prompt)
 
@@ -55,28 +55,46 @@ class PromptReader:
         text = "".join(part for part, _ in parts)
         whole = {"padding": "max_length", "max_length": self._tokenizer.model_max_length, "truncation": True}
         tokens = self._tokens(text, **whole, return_tensors="pt")
-        read = self._encoded(tokens)
+        written = self._encoded(tokens.input_ids, tokens.attention_mask)
         if all(weight == 1 for _, weight in parts):
-            return read
+            return written
         letter_weights = [weight for part, weight in parts for _ in part]
-        weights = [
-            # A token that two parts share counts as it begins; the marks around a prompt have no letters.
-            letter_weights[start] if end > start else 1.0
-            for start, end in self._spans(text, **whole)
-        ]
-        weighted = read.float() * torch.tensor(weights, device=self._device)[None, :, None]
-        strength = weighted.square().mean().sqrt()
-        return (weighted * (read.float().square().mean().sqrt() / strength)).to(read.dtype)
+        # A token that two parts share counts as it begins; the marks around a prompt have no letters.
+        weights = [letter_weights[start] if end > start else 1.0 for start, end in self._spans(text, **whole)]
+        return self._weighted(written, tokens, weights)
 
-    def _encoded(self, tokens: Any) -> torch.Tensor:
+    def _weighted(self, written: torch.Tensor, tokens: Any, weights: list[float]) -> torch.Tensor:
+        """Each weight's words moved along the line from the prompt without them.
+
+        To multiply the words' own tokens, as is often done, would do little: the tokens after them, those that fill
+        the prompt up most of all, have heard the words too. Words that go make room at the end, so that what is left
+        is moved from its own place; the whole never gets louder than the loudest of the prompts it lies between.
+        """
+        heard = written.float()
+        loudest = _loudness(heard)
+        for weight in sorted(set(weights) - {1.0}):
+            kept = [place for place, own in enumerate(weights) if own != weight]
+            gone = [place for place, own in enumerate(weights) if own == weight]
+            ids = torch.full_like(tokens.input_ids, self._tokenizer.pad_token_id)
+            ids[:, : len(kept)] = tokens.input_ids[:, kept]
+            mask = torch.zeros_like(tokens.attention_mask)
+            mask[:, : len(kept)] = tokens.attention_mask[:, kept]
+            without = torch.empty_like(heard)
+            without[:, kept + gone] = self._encoded(ids, mask).float()
+            loudest = torch.maximum(loudest, _loudness(without))
+            heard = heard + (weight - 1) * (written.float() - without)
+        return (heard * (loudest / _loudness(heard)).clamp(max=1)).to(written.dtype)
+
+    def _encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         encoder = self._text_encoder
-        if int(tokens.input_ids.max()) >= encoder.config.vocab_size:
+        if int(ids.max()) >= encoder.config.vocab_size:
             # On a GPU it would end the process, not the job.
             raise RenderError("The model's tokenizer has tokens that its text encoder does not know.")
         has_mask = getattr(encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(self._device) if has_mask else None
-        read: torch.Tensor = encoder(tokens.input_ids.to(self._device), attention_mask=mask)[0]
-        return read.to(encoder.dtype)
+        embedding: torch.Tensor = encoder(
+            ids.to(self._device), attention_mask=mask.to(self._device) if has_mask else None
+        )[0]
+        return embedding.to(encoder.dtype)
 
     def _tokens(self, text: str, **options: Any) -> Any:
         try:
@@ -94,6 +112,11 @@ class PromptReader:
             )
         spans: list[tuple[int, int]] = self._tokens(text, **options, return_offsets_mapping=True).offset_mapping
         return spans
+
+
+def _loudness(embedding: torch.Tensor) -> torch.Tensor:
+    """Root mean square."""
+    return embedding.square().mean().sqrt()
 
 
 def _parts(prompt: str) -> list[tuple[str, float]]:
