@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from shared.contracts import MAX_SEED, FrameEnd, Noise, PowerCurve
 
-NOISE_STEP: Final = 0.25
+NOISE_STEP: Final = 0.5
 """How far the noise goes from one frame to the next, in quarter turns: a quarter turn leads to noise that shares
 nothing with the first. Neighbours keep something in common, and nothing comes back."""
 _SEED_STEP: Final = 0x9E37_79B9

@@ -79,6 +79,14 @@ def render_one(pipeline: FramePipeline, frame: Frame, *images: Image.Image) -> I
     return picture
 
 
+@torch.inference_mode()
+def redrawn(pipeline: FramePipeline, image: Image.Image) -> Image.Image:
+    """The image as the pipeline's autoencoder draws it, a loop."""
+    autoencoder = pipeline._autoencoder
+    canvas = autoencoder.canvas((COLUMNS, ROWS), image, None, is_loop=True)
+    return autoencoder.developed(canvas.latents, None, is_loop=True).picture()
+
+
 def noise_from_seed(seed: int) -> torch.Tensor:
     """The noise that a seed stands for."""
     return torch.randn(LATENTS, generator=torch.Generator("cpu").manual_seed(seed))

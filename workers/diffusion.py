@@ -1,38 +1,51 @@
 """The diffusion pipeline: frames in, spectrogram images out.
 
-Owns prompts, noise, interpolation between a frame's two ends, image conditioning, masks and the denoising loop, over
-the parts of a Stable Diffusion checkpoint. Leaves out reading a checkpoint (`workers.checkpoint`), what a picture
-sounds like, and where frames come from and go to.
+Owns the way of a frame through a Stable Diffusion checkpoint, and which frames go together. Leaves out reading a
+checkpoint (`workers.checkpoint`), prompts (`workers.prompts`), noise (`workers.noise`), samplers (`workers.samplers`),
+calling the denoiser (`workers.denoiser`), pictures and their latents (`workers.autoencoder`), how many frames a device
+takes (`workers.batching`), what a picture sounds like, and where frames come from and go to.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import resource
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import count
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 
 from shared.contracts import Frame, FrameEnd, Sampler
 from shared.errors import RenderError
+from shared.plan import LATENT_COLUMNS
+from workers.autoencoder import Autoencoder, Canvas, Development, stacked
+from workers.batching import BatchSize
 from workers.checkpoint import load_checkpoint
-from workers.samplers import new_scheduler, steps_from_strength
-from workers.seamless import TimeCircle
-from workers.spectrogram import rgb_from_image
+from workers.denoiser import Denoiser
+from workers.noise import lerp, noises_from
+from workers.prompts import PromptReader
+from workers.samplers import model_calls, new_descent, steps_from_strength
 
 Value = TypeVar("Value")
-Mixable = TypeVar("Mixable", float, torch.Tensor)
+Pictures = Sequence[Image.Image | None]
 
-_PARALLEL: Final = 0.9995
-"""Cosine above which two noises span no plane to turn in."""
-_EMBEDDINGS_KEPT: Final = 256
-_SEED_IMAGES_KEPT: Final = 4
+
+class Step(NamedTuple):
+    """How far a call of `render` is: `done` of `total` steps over all frames, and the frames this step was for.
+
+    frames: their indexes in the call.
+    step, steps: this walk's own count.
+    latents: as they are now, shape (frame, channel, latent row, latent column).
+    """
+
+    done: int
+    total: int
+    frames: Sequence[int]
+    step: int
+    steps: int
+    latents: torch.Tensor
 
 
 class _Schedule(NamedTuple):
@@ -42,22 +55,28 @@ class _Schedule(NamedTuple):
     num_inference_steps: int
     first_step: int
     columns: int
+    is_loop: bool
+    has_canvas: bool
+
+    @property
+    def steps(self) -> int:
+        """Calls of the model for one frame."""
+        return model_calls(self.sampler, self.num_inference_steps - self.first_step)
 
 
 @dataclass(frozen=True)
-class _Canvas:
-    """The seed image and the mask on a frame's grid."""
+class _Item:
+    """A frame of a call, by its index there."""
 
-    picture: Image.Image
-    latents: torch.Tensor
-    mask: torch.Tensor | None
-    """1 repaints, 0 keeps; shape (1, 1, latent row, latent column)."""
+    index: int
+    frame: Frame
+    canvas: Canvas | None
 
 
 class FramePipeline:
     """A loaded model that renders frames, each from its own noise in whatever company.
 
-    A frame is a loop: its last column leads to its first (`workers.seamless`).
+    A frame that is a loop leads from its last column to its first (`workers.seamless`).
     On a CPU a frame's bits are the same in any batch, for the same number of threads; on a GPU, where frames are
     denoised together, they may differ by a rounding.
     """
@@ -65,13 +84,11 @@ class FramePipeline:
     def __init__(self, parts: Any, device: torch.device) -> None:
         """`parts` is a `diffusers.StableDiffusionPipeline`; it is moved to the device."""
         self.device = device
-        # On a CPU, kernels choose their order of summing by batch size: alone, a frame keeps its bits in any company.
-        self._is_batching = device.type != "cpu"
-        self._dtype = parts.unet.dtype
         self._parts = parts.to(device)
-        self._time = TimeCircle(parts.unet, parts.vae)
-        self._embedding = lru_cache(maxsize=_EMBEDDINGS_KEPT)(self._embedding_from_prompt)
-        self._seed_latents = lru_cache(maxsize=_SEED_IMAGES_KEPT)(self._latents_from_pixels)
+        self._denoiser = Denoiser(parts.unet, device, parts.unet.dtype)
+        self._autoencoder = Autoencoder(parts.vae, parts.image_processor, device)
+        self._prompts = PromptReader(parts.tokenizer, parts.text_encoder, device)
+        self._batch_size = BatchSize(device)
 
     @classmethod
     def from_source(
@@ -83,185 +100,162 @@ class FramePipeline:
         elsewhere), "float32", "float16" or "bfloat16". Raises RenderError when there is no such model, a part of it
         is missing or damaged, or its weights are not safetensors.
         """
-        chosen = _device(device)
-        return cls(load_checkpoint(source, revision, _dtype(dtype, chosen)), chosen)
+        chosen = device_from_name(device)
+        return cls(load_checkpoint(source, revision, dtype_from_name(dtype, chosen)), chosen)
 
     @property
     def rows(self) -> int:
         """Rows of every picture; 512 for a Stable Diffusion 1.5 checkpoint."""
-        return int(self._parts.unet.config.sample_size * self._parts.vae_scale_factor)
+        return int(self._parts.unet.config.sample_size * LATENT_COLUMNS)
+
+    @property
+    def vae(self) -> Any:
+        """The model's autoencoder."""
+        return self._parts.vae
+
+    @property
+    def memory_mb(self) -> int:
+        """The most memory taken so far, in MB: the device's on CUDA, the process's elsewhere."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device) / 1e6)
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
 
     def truncated_words(self, prompt: str) -> str:
         """The end of a prompt that the tokenizer cuts off; empty when all of it is read."""
-        tokenizer = self._parts.tokenizer
-        tokens = tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)
-        if len(tokens.input_ids) <= tokenizer.model_max_length:
-            return ""
-        # The last place is the end token's.
-        first_lost, _ = tokens.offset_mapping[tokenizer.model_max_length - 1]
-        return prompt[first_lost:]
+        return self._prompts.truncated_words(prompt)
 
     @torch.inference_mode()
     def render(
         self,
         frames: Sequence[Frame],
-        seed_image: Image.Image | None = None,
-        mask_image: Image.Image | None = None,
-        on_step: Callable[[int, int], None] | None = None,
+        seed_images: Pictures | None = None,
+        mask_images: Pictures | None = None,
+        *,
+        on_step: Callable[[Step], None] | None = None,
+        on_picture: Callable[[int, Image.Image], None] | None = None,
     ) -> list[Image.Image]:
         """One RGB picture per frame, `rows` high and `frame.columns` wide.
 
-        The images of any size and mode serve all frames: white in the mask repaints, black keeps the seed image.
-        `on_step(done, total)` is called after each denoising step; what it raises ends the rendering. Raises
-        RenderError for a mask without a seed image and for columns the model has no grid for.
+        Each frame may have a seed image and a mask of any size and mode: white repaints, black keeps the seed image's
+        own pixels, grey blends. `on_step` is told of each denoising step; what it raises ends the rendering.
+        `on_picture(index, picture)` gets each picture as soon as it is there. Raises RenderError for a mask without
+        a seed image, for columns the model has no grid for, and when not even one frame fits into the device's memory.
         """
-        if mask_image is not None and seed_image is None:
-            raise RenderError("A mask image needs a seed image to keep.")
-        runs = self._runs([self._schedule(frame, seed_image is not None) for frame in frames])
-        total = sum(schedule.num_inference_steps - schedule.first_step for schedule, _ in runs)
-        done = count(1)
-
-        def after_step() -> None:
-            if on_step is not None:
-                on_step(next(done), total)
-
+        canvases = self._canvases(frames, seed_images or [None] * len(frames), mask_images or [None] * len(frames))
+        items = [
+            _Item(index, frame, canvas) for index, (frame, canvas) in enumerate(zip(frames, canvases, strict=True))
+        ]
+        groups = self._groups(items)
+        total = sum(schedule.steps * len(group) for schedule, group in groups)
         pictures: dict[int, Image.Image] = {}
-        for schedule, indexes in runs:
-            canvas = self._canvas(seed_image, mask_image, schedule.columns) if seed_image is not None else None
-            if canvas is not None and schedule.first_step == schedule.num_inference_steps:
-                pictures.update((index, canvas.picture.copy()) for index in indexes)
-                continue
-            latents = self._denoise(schedule, [frames[index] for index in indexes], canvas, after_step)
-            pictures.update(zip(indexes, map(self._picture_from_latents, latents[:, None]), strict=True))
+        done = 0
+        for schedule, group in groups:
+            report = _Report(done, total, on_step)
+            for item, picture in self._rendered(schedule, group, report):
+                pictures[item.index] = picture
+                if on_picture:
+                    on_picture(item.index, picture)
+            done += schedule.steps * len(group)
         return [pictures[index] for index in range(len(frames))]
 
-    def _runs(self, schedules: list[_Schedule]) -> list[tuple[_Schedule, list[int]]]:
-        if not self._is_batching:
-            return [(schedule, [index]) for index, schedule in enumerate(schedules)]
-        together: dict[_Schedule, list[int]] = {}
-        for index, schedule in enumerate(schedules):
-            together.setdefault(schedule, []).append(index)
-        return list(together.items())
+    def _rendered(
+        self, schedule: _Schedule, group: list[_Item], report: _Report
+    ) -> Iterator[tuple[_Item, Image.Image]]:
+        """The group's pictures in order, each as soon as it is there."""
+        if schedule.steps == 0:
+            yield from ((item, item.canvas.picture.copy()) for item in group if item.canvas)
+            return
+
+        def denoised(batch: Sequence[_Item]) -> Iterator[tuple[_Item, Development]]:
+            latents = self._denoise(schedule, batch, report)
+            report.finish(schedule.steps * len(batch))
+            for item, one in zip(batch, latents, strict=True):
+                yield item, self._autoencoder.developed(one[None], item.canvas, is_loop=schedule.is_loop)
+
+        waiting: deque[tuple[_Item, Development]] = deque()
+        for item, development in self._batch_size.run(group, schedule.columns, denoised):
+            waiting.append((item, development))
+            while waiting and waiting[0][1].is_done:
+                first, finished = waiting.popleft()
+                yield first, finished.picture()
+        yield from ((item, development.picture()) for item, development in waiting)
+
+    def _groups(self, items: list[_Item]) -> list[tuple[_Schedule, list[_Item]]]:
+        """Items that can be denoised together."""
+        together: dict[_Schedule, list[_Item]] = {}
+        for item in items:
+            together.setdefault(self._schedule(item.frame, item.canvas is not None), []).append(item)
+        return [*together.items()]
 
     def _schedule(self, frame: Frame, has_seed_image: bool) -> _Schedule:
-        if frame.columns % self._parts.vae_scale_factor:
-            raise RenderError(f"A frame's columns must be a multiple of {self._parts.vae_scale_factor}.")
+        if frame.columns % LATENT_COLUMNS:
+            raise RenderError(f"A frame's columns must be a multiple of {LATENT_COLUMNS}.")
         strength = _between(frame, lambda end: end.denoising_strength, lerp) if has_seed_image else 1.0
         steps = steps_from_strength(strength, frame.num_inference_steps)
-        return _Schedule(frame.sampler, frame.num_inference_steps, frame.num_inference_steps - steps, frame.columns)
+        first_step = frame.num_inference_steps - steps
+        return _Schedule(
+            frame.sampler, frame.num_inference_steps, first_step, frame.columns, frame.is_loop, has_seed_image
+        )
 
-    def _scheduler(self, schedule: _Schedule) -> Any:
-        scheduler = new_scheduler(schedule.sampler, self._parts.scheduler.config)
-        scheduler.set_timesteps(schedule.num_inference_steps, device=self.device)
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(schedule.first_step)
-        return scheduler
-
-    def _denoise(
-        self, schedule: _Schedule, frames: list[Frame], canvas: _Canvas | None, after_step: Callable[[], None]
-    ) -> torch.Tensor:
+    def _denoise(self, schedule: _Schedule, items: Sequence[_Item], report: _Report) -> torch.Tensor:
         """Latents of the finished pictures, shape (frame, channel, latent row, latent column), float32."""
-        scheduler = self._scheduler(schedule)
-        timesteps = scheduler.timesteps[schedule.first_step :]
-        noise = torch.cat([_between(frame, self._noise(frame.columns), slerp) for frame in frames]).to(self.device)
-        embeddings = self._embeddings(frames)
-        scales = [_between(frame, lambda end: end.guidance_scale, lerp) for frame in frames]
-        guidance = torch.tensor(scales, device=self.device).view(-1, 1, 1, 1)
-        latents: torch.Tensor = noise * scheduler.init_noise_sigma
-        if canvas is not None and schedule.first_step > 0:
-            latents = scheduler.add_noise(canvas.latents, noise, timesteps[:1])
-        for index, timestep in enumerate(timesteps):
-            pair = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
+        trained = self._parts.scheduler.config
+        descent = new_descent(schedule.sampler, trained, schedule.num_inference_steps, schedule.first_step, self.device)
+        shape = (self._parts.unet.config.in_channels, self.rows // LATENT_COLUMNS, schedule.columns // LATENT_COLUMNS)
+        noises = [noises_from(item.frame.noise, shape) for item in items]
+        noise = self._next(noises)
+        embeddings, guidance = self._conditions([item.frame for item in items])
+        clean, mask = stacked([item.canvas for item in items])
+        latents = noise if clean is None else descent.noised(clean, noise, 0)
+        for index, timestep in enumerate(descent.timesteps):
             # Early steps lay out the beat, which models learn from the edges' zeros; later ones close the loop.
             is_late = schedule.first_step + index >= schedule.num_inference_steps / 2
-            with self._time.closed() if is_late else nullcontext():
-                predicted = self._guided(pair, timestep, embeddings, guidance)
-            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
-            if canvas is not None and canvas.mask is not None:
-                following = timesteps[index + 1 : index + 2]
-                kept = scheduler.add_noise(canvas.latents, noise, following) if len(following) else canvas.latents
-                latents = canvas.mask * latents + (1 - canvas.mask) * kept
-            after_step()
+            is_closed = schedule.is_loop and is_late
+            predicted = self._denoiser(latents, timestep, embeddings, guidance, is_closed=is_closed)
+            step_noise = self._next(noises) if descent.needs_step_noise else None
+            latents = descent.step(predicted, index, latents, step_noise)
+            if clean is not None and mask is not None:
+                latents = mask * latents + (1 - mask) * descent.noised(clean, noise, index + 1)
+            report.step(items, index + 1, len(descent.timesteps), latents)
         return latents
 
-    def _guided(
-        self, pair: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor, guidance: torch.Tensor
-    ) -> torch.Tensor:
-        """The denoiser's prediction, led away from the negative prompts and towards the prompts."""
-        predicted: torch.Tensor = self._parts.unet(
-            pair.to(self._dtype), timestep, encoder_hidden_states=embeddings, return_dict=False
-        )[0]
-        away, towards = predicted.float().chunk(2)
-        return away + guidance * (towards - away)
+    def _conditions(self, frames: list[Frame]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (2 * frame, token, width), of negative prompts first, and guidance scales (frame, 1, 1, 1)."""
+        prompts = self._prompts.embedding
+        negative = [_between(frame, lambda end: prompts(end.negative_prompt), lerp) for frame in frames]
+        positive = [_between(frame, lambda end: prompts(end.prompt), lerp) for frame in frames]
+        scales = [_between(frame, lambda end: end.guidance_scale, lerp) for frame in frames]
+        return torch.cat(negative + positive), torch.tensor(scales, device=self.device).view(-1, 1, 1, 1)
 
-    def _embeddings(self, frames: list[Frame]) -> torch.Tensor:
-        """Negative prompts first, then prompts: shape (2 * frame, token, width)."""
-        negative = [_between(frame, lambda end: self._embedding(end.negative_prompt), lerp) for frame in frames]
-        positive = [_between(frame, lambda end: self._embedding(end.prompt), lerp) for frame in frames]
-        return torch.cat(negative + positive)
+    def _next(self, noises: list[Iterator[torch.Tensor]]) -> torch.Tensor:
+        return torch.cat([next(noise) for noise in noises]).to(self.device)
 
-    def _embedding_from_prompt(self, prompt: str) -> torch.Tensor:
-        embedding: torch.Tensor = self._parts.encode_prompt(prompt, self.device, 1, False)[0]
-        return embedding
-
-    def _noise(self, columns: int) -> Callable[[FrameEnd], torch.Tensor]:
-        factor = self._parts.vae_scale_factor
-        shape = (1, self._parts.unet.config.in_channels, self.rows // factor, columns // factor)
-
-        def noise(end: FrameEnd) -> torch.Tensor:
-            # Always drawn on the CPU: every device then starts from the same numbers.
-            return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(end.seed))
-
-        return noise
-
-    def _canvas(self, seed_image: Image.Image, mask_image: Image.Image | None, columns: int) -> _Canvas:
-        picture = rgb_from_image(seed_image).resize((columns, self.rows), Image.Resampling.LANCZOS)
-        latents = self._seed_latents(picture.tobytes(), columns)
-        return _Canvas(picture, latents, self._mask(mask_image, columns) if mask_image is not None else None)
-
-    def _mask(self, mask_image: Image.Image, columns: int) -> torch.Tensor:
-        factor = self._parts.vae_scale_factor
-        box = Image.Resampling.BOX
-        # Area means: what is all black or all white stays so, whatever lies beside it.
-        small = rgb_from_image(mask_image).convert("L").resize((columns // factor, self.rows // factor), box)
-        return torch.from_numpy(np.asarray(small, np.float32) / 255)[None, None].to(self.device)
-
-    def _latents_from_pixels(self, pixels: bytes, columns: int) -> torch.Tensor:
-        picture = Image.frombytes("RGB", (columns, self.rows), pixels)
-        tensor = self._parts.image_processor.preprocess(picture).to(self.device, self._dtype)
-        # The mean, not a draw: the seed image is the same for every frame and worker.
-        scaling: float = self._parts.vae.config.scaling_factor
-        with self._time.closed():
-            latents: torch.Tensor = self._parts.vae.encode(tensor).latent_dist.mode()
-        return latents.float() * scaling
-
-    def _picture_from_latents(self, latents: torch.Tensor) -> Image.Image:
-        unscaled = (latents / self._parts.vae.config.scaling_factor).to(self._dtype)
-        with self._time.closed():
-            decoded = self._parts.vae.decode(unscaled, return_dict=False)[0]
-        picture: Image.Image = self._parts.image_processor.postprocess(decoded.float(), output_type="pil")[0]
-        return picture
+    def _canvases(self, frames: Sequence[Frame], seed_images: Pictures, mask_images: Pictures) -> list[Canvas | None]:
+        canvases: list[Canvas | None] = []
+        for frame, seed_image, mask_image in zip(frames, seed_images, mask_images, strict=True):
+            if mask_image is not None and seed_image is None:
+                raise RenderError("A mask image needs a seed image to keep.")
+            size = (frame.columns, self.rows)
+            make = self._autoencoder.canvas
+            canvases.append(make(size, seed_image, mask_image, is_loop=frame.is_loop) if seed_image else None)
+        return canvases
 
 
-def lerp(start: Mixable, end: Mixable, alpha: float) -> Mixable:
-    """The straight way from start to end; exact at both."""
-    if alpha in (0, 1):
-        return end if alpha else start
-    return start + alpha * (end - start)
+class _Report:
+    """Tells `on_step` how far a whole call is; a batch that is begun anew counts anew."""
 
+    def __init__(self, done: int, total: int, on_step: Callable[[Step], None] | None) -> None:
+        self._done = done
+        self._total = total
+        self._on_step = on_step
 
-def slerp(start: torch.Tensor, end: torch.Tensor, alpha: float) -> torch.Tensor:
-    """The way along the arc from start to end, which keeps noise as strong as noise; exact at both ends.
+    def step(self, items: Sequence[_Item], step: int, steps: int, latents: torch.Tensor) -> None:
+        if self._on_step:
+            frames = [item.index for item in items]
+            self._on_step(Step(self._done + step * len(items), self._total, frames, step, steps, latents))
 
-    Parallel and opposite noises have no arc of their own: they go the straight way.
-    """
-    cosine: float = torch.nn.functional.cosine_similarity(
-        start.double().flatten(), end.double().flatten(), dim=0
-    ).item()
-    if alpha in (0, 1) or abs(cosine) > _PARALLEL:
-        return lerp(start, end, alpha)
-    angle = math.acos(cosine)
-    return (math.sin((1 - alpha) * angle) * start + math.sin(alpha * angle) * end) / math.sin(angle)
+    def finish(self, steps: int) -> None:
+        self._done += steps
 
 
 def _between(frame: Frame, value: Callable[[FrameEnd], Value], mix: Callable[[Value, Value, float], Value]) -> Value:
@@ -269,7 +263,7 @@ def _between(frame: Frame, value: Callable[[FrameEnd], Value], mix: Callable[[Va
     return start if frame.end is None or frame.alpha == 0 else mix(start, value(frame.end), frame.alpha)
 
 
-def _device(name: str) -> torch.device:
+def device_from_name(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -277,7 +271,7 @@ def _device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def dtype_from_name(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from shared.errors import JobCanceled
-from tests.tiny_frames import COLUMNS, ROWS, STEPS, a_frame, pixels, render_one
+from tests.tiny_frames import STEPS, a_frame, pixels, redrawn, render_one
 from workers.checkpoint import load_checkpoint
 from workers.diffusion import FramePipeline
 from workers.seamless import TimeCircle
@@ -131,15 +131,14 @@ def test_the_schedules_second_half_sees_a_circle(
     pipeline = FramePipeline(parts, torch.device("cpu"))
     seen: list[bool] = []
     parts.unet.register_forward_pre_hook(lambda unet, _: seen.append(unet.conv_in.padding[1] == 0))
-    pipeline.render([a_frame(**({"num_inference_steps": STEPS} | changes))], seed_image if has_seed_image else None)
+    pipeline.render([a_frame(**({"num_inference_steps": STEPS} | changes))], [seed_image if has_seed_image else None])
     assert seen == expected
 
 
 def test_a_turned_seed_image_is_drawn_turned(pipeline: FramePipeline, seed_image: Image.Image) -> None:
     """A loop may begin anywhere: from encoder to decoder its first column is like any other."""
-    black = Image.new("L", (COLUMNS, ROWS), 0)
     turned = Image.fromarray(np.roll(np.asarray(seed_image), 24, axis=1))
-    straight, other = (pixels(render_one(pipeline, a_frame(), one, black)) for one in (seed_image, turned))
+    straight, other = (pixels(redrawn(pipeline, one)) for one in (seed_image, turned))
     assert np.abs(np.roll(straight, 24, axis=1) - other).max() <= 1
 
 
