@@ -52,7 +52,7 @@ class _Child:
         self.jobs = JobStore(settings.redis_url)
         objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
         dispatcher = dispatch.Dispatcher(app, self.jobs, settings.job_window)
-        self.tasks = Tasks(settings, self.jobs, objects, dispatcher)
+        self.tasks = Tasks(settings, self.jobs, objects, dispatcher, self._pipeline)
         self.queues = os.environ[_QUEUES].split(",")
         self.models = dispatch.models_of_queues(self.queues)
         self.device = "cpu"
@@ -68,10 +68,14 @@ class _Child:
         # One thread a process: rounding must not depend on the machine, and two workers must not fight for cores.
         torch.set_num_threads(1)
         shelf = shelf_from_settings(settings, self.models)
-        self.tasks.pipeline = shelf.get  # type: ignore[assignment]  # in place of its own
         # Before the first job, and so that a worker whose model is broken never takes one.
         self.device = str(shelf.get(self.models[0]).device)
         return shelf
+
+    def _pipeline(self, name: str) -> FramePipeline:
+        if self.shelf is None:
+            raise RenderError("This worker makes sound and has no models.")
+        return self.shelf.get(name)
 
     def _beat(self) -> None:
         while True:

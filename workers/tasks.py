@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -17,11 +18,10 @@ import soundfile
 import structlog
 from PIL import Image
 
-from shared.catalogue import UPLOAD_PREFIX, models, seed_images
-from shared.contracts import Frame, JobFailure, WebhookEvent
+from shared.contracts import Frame, JobFailure, RemixRequest, WebhookEvent
 from shared.dispatch import STAGE_OF_ITEM, Dispatcher, plan_of
 from shared.endings import follow_up_end
-from shared.errors import JobCanceled, ObjectNotFoundError, RenderError
+from shared.errors import JobCanceled, RenderError
 from shared.job_store import JobStore
 from shared.job_view import JobView
 from shared.object_store import (
@@ -29,7 +29,6 @@ from shared.object_store import (
     chunk_key,
     chunk_state_key,
     frame_key,
-    upload_key,
 )
 from shared.plan import Chunk, Conversion, Plan, frame_hash
 from shared.settings import Settings
@@ -37,14 +36,17 @@ from shared.spectrogram_params import DEFAULT_MAX_VALUE
 from workers.delivery import Delivery, image_from_bytes
 from workers.joins import Layout, joined_mel_amplitudes
 from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amplitudes
+from workers.seed_pictures import SeedPictures
 from workers.spectrogram import Array, mel_amplitudes_from_image
 from workers.webhooks import post_webhook, webhook_body
 
 if TYPE_CHECKING:
-    from workers.diffusion import FramePipeline
+    from workers.diffusion import FramePipeline, Step
 
 log = structlog.get_logger()
 
+_UPLOADS: Final = 4
+"""Frames on their way to storage at a time."""
 MAX_ATTEMPTS: Final = 3
 """A work item that takes its worker down this often fails its job instead of being started again."""
 
@@ -53,63 +55,81 @@ class Tasks:
     """The steps of a job, over the stores they read and write."""
 
     def __init__(
-        self, settings: Settings, job_store: JobStore, object_store: ObjectStore, dispatcher: Dispatcher
+        self,
+        settings: Settings,
+        job_store: JobStore,
+        object_store: ObjectStore,
+        dispatcher: Dispatcher,
+        pipeline: Callable[[str], FramePipeline],
     ) -> None:
+        """`pipeline` gives a model by name, loaded."""
         self._settings = settings
         self._jobs = job_store
         self._objects = object_store
         self._dispatcher = dispatcher
         self._view = JobView(settings, object_store)
-        self._models = models(settings.models_file)
-        # Two, so that jobs of two models that take turns do not load them anew at every batch.
-        self.pipeline = lru_cache(maxsize=2)(self._load_pipeline)
-        self._picture = lru_cache(maxsize=8)(self._load_picture)
+        self._pipeline = pipeline
+        self._pictures = SeedPictures(object_store)
 
     def render_batch(self, job_id: str, batch: int) -> None:
-        """Render what storage does not have yet of a batch's frames."""
+        """Render what storage does not have yet of a batch's frames, and paint the joints whose frames are there."""
         plan = self._plan(job_id)
         started_s = time.monotonic()
-        missing = self._record_ready(job_id, batch, {index: plan.frame(index) for index in plan.batch_frames(batch)})
-        if missing:
-            self._render(job_id, batch, plan, missing)
+        self._render_missing(job_id, batch, plan, plan.batch_frames(batch))
+        # The frames of this batch are stored: of two batches that share a joint the later one finds both its frames.
+        self._render_missing(job_id, batch, plan, [one for one in plan.batch_joints(batch) if self._is_open(plan, one)])
         self._jobs.record_batch(job_id, batch, _ms_since(started_s))
         self._dispatcher.move_on(job_id, plan, f"b{batch}")
 
-    def _record_ready(self, job_id: str, batch: int, frames: dict[int, Frame]) -> dict[str, list[int]]:
-        """Record the frames that storage has; the others, by hash: equal frames are rendered once."""
+    def _is_open(self, plan: Plan, number: int) -> bool:
+        """Whether both frames of a joint are there to be painted over."""
+        joint = plan.joint(number)
+        return all(self._objects.exists(frame_key(frame_hash(plan.frame(one)))) for one in (joint.before, joint.after))
+
+    def _render_missing(self, job_id: str, batch: int, plan: Plan, numbers: Iterable[int]) -> None:
+        """Render the frames or joints that storage does not have; equal ones once."""
         by_hash: dict[str, list[int]] = {}
-        for index, frame in frames.items():
-            by_hash.setdefault(frame_hash(frame), []).append(index)
-        missing = {name: indexes for name, indexes in by_hash.items() if not self._objects.exists(frame_key(name))}
-        ready = [index for name, indexes in by_hash.items() if name not in missing for index in indexes]
+        for number in numbers:
+            by_hash.setdefault(frame_hash(plan.frame(number)), []).append(number)
+        missing = {name: same for name, same in by_hash.items() if not self._objects.exists(frame_key(name))}
+        ready = [number for name, same in by_hash.items() if name not in missing for number in same]
         if ready:
-            self._jobs.record_frames(job_id, batch, {index: {"reused": True} for index in ready})
-        return missing
+            self._jobs.record_frames(job_id, batch, {number: {"reused": True} for number in ready})
+        if missing:
+            self._render(job_id, batch, plan, missing)
 
     def _render(self, job_id: str, batch: int, plan: Plan, missing: dict[str, list[int]]) -> None:
-        request = plan.request
-        pipeline = self.pipeline(request.model)
-        frames = {name: plan.frame(indexes[0]) for name, indexes in missing.items()}
-        self._warn_of_lost_words(job_id, pipeline, frames.values())
-        names = list(frames)
-        # On a CPU a frame is stored as soon as it is there; a GPU renders the batch in one go.
-        size = 1 if pipeline.device.type == "cpu" else len(names)
-        for group in (names[at : at + size] for at in range(0, len(names), size)):
-            started_s = time.monotonic()
-            images = pipeline.render(
-                [frames[name] for name in group],
-                self._picture(request.seed_image) if request.seed_image else None,
-                self._picture(request.mask_image) if request.mask_image else None,
-                lambda done, total: self._stop_if_canceled(job_id),
+        pipeline = self._pipeline(plan.request.model)
+        names = list(missing)
+        numbers = [missing[name][0] for name in names]
+        frames = [plan.frame(number) for number in numbers]
+        self._warn_of_lost_words(job_id, pipeline, frames)
+        pictures = [self._pictures.pair(plan, number) for number in numbers]
+        watch = _Watch(self._jobs, job_id, numbers, pipeline)
+
+        def store(index: int, image: Image.Image, seconds: float) -> None:
+            self._objects.put(frame_key(names[index]), _png(image, plan), "image/png")
+            record = {"s": round(seconds, 3), "memory_mb": pipeline.memory_mb}
+            first, *equal = missing[names[index]]
+            self._jobs.record_frames(
+                job_id, batch, {first: record | {"reused": False}} | {one: {"reused": True} for one in equal}
             )
-            for name, image in zip(group, images, strict=True):
-                self._objects.put(frame_key(name), _png(image, plan), "image/png")
-            seconds = round((time.monotonic() - started_s) / len(group), 3)
-            records = {
-                index: {"reused": index != missing[name][0], "s": seconds} for name in group for index in missing[name]
-            }
-            self._jobs.record_frames(job_id, batch, records)
-            log.info("frames rendered", frames=list(records), seconds_each=seconds)
+            log.info("frame rendered", frame=first, **record)
+
+        # Stored while the next ones are denoised: a device that renders has nothing to wait for.
+        with ThreadPoolExecutor(_UPLOADS) as uploads:
+            stored: list[Future[None]] = []
+            pipeline.render(
+                frames,
+                [seed_image for seed_image, _ in pictures],
+                [mask_image for _, mask_image in pictures],
+                on_step=watch.step,
+                on_picture=lambda index, image: stored.append(
+                    uploads.submit(store, index, image, watch.seconds_each())
+                ),
+            )
+            for future in stored:
+                future.result()
 
     def _warn_of_lost_words(self, job_id: str, pipeline: FramePipeline, frames: Iterable[Frame]) -> None:
         ends = [end for frame in frames for end in (frame.start, frame.end) if end]
@@ -143,15 +163,24 @@ class Tasks:
         first = chunk.part * plan.part_frames
         is_whole = chunk.is_last and not plan.is_loop
         seen = chunk.columns.stop + (0 if is_whole else LOOK_AHEAD_COLUMNS)
-        layout = Layout(plan.part_frames, plan.frame_length, plan.part_columns, plan.request.joins, plan.is_loop)
+        joins = "blend" if isinstance(plan.request, RemixRequest) else plan.request.joins
+        layout = Layout(
+            plan.part_frames, plan.frame_length, plan.part_columns, joins, plan.is_loop, plan.overlap_columns
+        )
 
         # A frame is read for its own columns and for its neighbours' blends.
-        @lru_cache(maxsize=4)
-        def mel_amplitudes(index: int) -> Array:
-            frame = image_from_bytes(self._objects.get(frame_key(frame_hash(plan.frame(first + index)))))
+        @lru_cache(maxsize=8)
+        def mel_amplitudes(number: int) -> Array:
+            frame = image_from_bytes(self._objects.get(frame_key(frame_hash(plan.frame(number)))))
             return mel_amplitudes_from_image(frame, plan.params)
 
-        return joined_mel_amplitudes(mel_amplitudes, layout, range(chunk.columns.start, seen))
+        joint = plan.base_frames + chunk.part * plan.part_joints
+        return joined_mel_amplitudes(
+            lambda index: mel_amplitudes(first + index),
+            layout,
+            range(chunk.columns.start, seen),
+            (lambda index: mel_amplitudes(joint + index)) if plan.part_joints else None,
+        )
 
     def deliver(self, job_id: str) -> None:
         """Make and upload the files of a job, end it, queue the news of it."""
@@ -227,13 +256,27 @@ class Tasks:
 
         return FramePipeline.from_source(entry.source, entry.revision, device=self._settings.device)
 
-    def _load_picture(self, picture_id: str) -> Image.Image:
-        if picture_id.startswith(UPLOAD_PREFIX):
-            return image_from_bytes(self._objects.get(upload_key(picture_id.removeprefix(UPLOAD_PREFIX))))
-        try:
-            return Image.open(seed_images()[picture_id].path)
-        except (KeyError, OSError) as error:
-            raise ObjectNotFoundError(f"there is no seed image {picture_id!r}") from error
+
+class _Watch:
+    """Looks on while frames are denoised: ends it when the job has ended, shows previews, counts seconds."""
+
+    def __init__(self, jobs: JobStore, job_id: str, numbers: Sequence[int], pipeline: FramePipeline) -> None:
+        self._jobs = jobs
+        self._job_id = job_id
+        self._numbers = numbers
+        self._pipeline = pipeline
+        self._started_s = self._shown_s = time.monotonic()
+        self._finished = 0
+
+    def step(self, step: Step) -> None:
+        """Raise JobCanceled when the job has ended; show how far it is, at most every _PREVIEW_S."""
+        if self._jobs.status(self._job_id) != "running":
+            raise JobCanceled
+
+    def seconds_each(self) -> float:
+        """Seconds a frame took on average until now, this one included."""
+        self._finished += 1
+        return (time.monotonic() - self._started_s) / self._finished
 
 
 def _ms_since(started_s: float) -> int:
