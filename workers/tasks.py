@@ -247,15 +247,6 @@ class Tasks:
         if self._jobs.status(job_id) != "running":
             raise JobCanceled
 
-    def _load_pipeline(self, name: str) -> FramePipeline:
-        entry = self._models.get(name)
-        if entry is None:
-            raise RenderError(f"this worker has no model {name!r}; it has {', '.join(self._models)}")
-        # Here and not at the top: it brings torch, which a worker for sound alone has no use for.
-        from workers.diffusion import FramePipeline
-
-        return FramePipeline.from_source(entry.source, entry.revision, device=self._settings.device)
-
 
 class _Watch:
     """Looks on while frames are denoised: ends it when the job has ended, shows previews, counts seconds."""
