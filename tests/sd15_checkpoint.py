@@ -11,8 +11,10 @@ from typing import Any, Final, Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
+
+from tests.booby_traps import write_trap
 
 _TEXT_WIDTH: Final = 32
 _VERSION: Final = "0.6.0"
@@ -94,7 +96,8 @@ def write_sd15_checkpoint(folder: Path, rows: int = 512, seed: int = 0) -> Path:
     _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
     # There in the published folder, as pickles, and of no use to spectrograms.
     _write_json(folder / "safety_checker" / "config.json", {"architectures": ["StableDiffusionSafetyChecker"]})
-    (folder / "safety_checker" / "pytorch_model.bin").write_bytes(b"never to be read")
+    write_trap(folder / "safety_checker" / "pytorch_model.bin")
+    write_trap(folder / "unet" / "diffusion_pytorch_model.bin")
     _write_json(folder / "feature_extractor" / "preprocessor_config.json", {"feature_extractor_type": "CLIP"})
     _write_json(folder / "model_index.json", _INDEX)
     return folder
@@ -206,8 +209,6 @@ def write_lora(
 
 def part_tensors(checkpoint: Path, part: str) -> dict[str, torch.Tensor]:
     """The weights of a part by their names in the file."""
-    from safetensors.torch import load_file
-
     (file,) = (checkpoint / part).glob("*.safetensors")
     return load_file(file)
 

@@ -35,6 +35,8 @@ _WEIGHTED: Final[dict[str, tuple[Any, dict[str, bool]]]] = {
     "text_encoder": (CLIPTextModel, {}),
 }
 _PARTS: Final = (*_WEIGHTED, "tokenizer", "scheduler")
+_WORDS: Final = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
+"""Files that a tokenizer has its words in, one way or the other."""
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES: Final = ["model_index.json", *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "txt"))]
 _HUB_WEIGHTS: Final = [f"{part}/*.safetensors" for part in _WEIGHTED]
@@ -130,6 +132,12 @@ def _check_layout(source: str, folder: Path) -> None:
     for part in _PARTS:
         if not (folder / part).is_dir() or not any((folder / part).iterdir()):
             raise RenderError(f"The model {source!r} has no {part}.")
+    words = {file.name for file in (folder / "tokenizer").iterdir()}
+    if not any(kind <= words for kind in _WORDS):
+        # Read all the same, it would know no word.
+        raise RenderError(
+            f"The tokenizer of {source!r} has no words: neither tokenizer.json nor vocab.json, merges.txt."
+        )
     for part in _WEIGHTED:
         if not any((folder / part).glob("*.safetensors")):
             raise RenderError(
@@ -186,6 +194,10 @@ def _check_fit(source: str, parts: Any) -> None:
         raise RenderError(
             f"The denoiser of {source!r} reads prompts {unet.cross_attention_dim} wide and its text encoder "
             f"writes {text.hidden_size}: only models of Stable Diffusion 1 and 2 are served."
+        )
+    if len(parts.tokenizer) > text.vocab_size:
+        raise RenderError(
+            f"The tokenizer of {source!r} has {len(parts.tokenizer)} tokens and its text encoder {text.vocab_size}."
         )
     # Some tokenizers name no limit; the text encoder has one all the same.
     parts.tokenizer.model_max_length = min(parts.tokenizer.model_max_length, text.max_position_embeddings)

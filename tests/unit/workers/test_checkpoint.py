@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from shared.errors import RenderError
+from tests.booby_traps import write_trap
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.tiny_frames import (
     ROWS,
@@ -22,6 +23,7 @@ from tests.tiny_frames import (
     render_one,
 )
 from workers import checkpoint
+from workers.checkpoint import checkpoint_bytes, dtype_from_name, load_checkpoint, parts_bytes
 from workers.diffusion import FramePipeline
 
 # diffusers' schedulers hand torch tensors to numpy in a way that numpy 2 is letting go.
@@ -103,15 +105,102 @@ def test_weights_under_the_old_names_of_attention_are_read(pipeline, broken):
     assert render_one(old, a_frame()).tobytes() == render_one(pipeline, a_frame()).tobytes()
 
 
-def test_code_of_a_checkpoint_is_never_run(broken):
-    """A part that brings its own class never has it imported."""
-    index = json.loads((broken / "model_index.json").read_text())
-    (broken / "model_index.json").write_text(json.dumps(index | {"unet": ["own_unet", "OwnUnet"]}))
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_code_of_a_checkpoint_is_never_run(broken, part):
+    """A part that brings its own class never has it imported, whichever of the ways to name it is used."""
     trace = broken / "was_run"
-    (broken / "unet" / "own_unet.py").write_text(f"open({str(trace)!r}, 'w')\nclass OwnUnet: ...\n")
+    code = f"open({str(trace)!r}, 'w')\nclass Own: ...\n"
+    (broken / part / "own.py").write_text(code)
+    (broken / "own.py").write_text(code)
+    for config in (broken / part).glob("*config.json"):
+        kinds = ("AutoConfig", "AutoModel", "AutoTokenizer")
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": dict.fromkeys(kinds, "own.Own")}))
     with suppress(RenderError):
         FramePipeline.from_source(str(broken), device="cpu")
+    index = json.loads((broken / "model_index.json").read_text())
+    (broken / "model_index.json").write_text(json.dumps(index | {part: ["own", "Own"]}))
+    assert_refused(broken, "cannot be loaded")
     assert not trace.exists()
+
+
+def test_a_pickle_beside_good_weights_is_never_opened(pipeline, broken):
+    """As most published checkpoints have them: the same picture comes out, and nothing was unpickled."""
+    names = ["unet/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.bin", "text_encoder/pytorch_model.bin"]
+    names += ["text_encoder/model.pt", "tokenizer/words.pkl", "safety_checker/pytorch_model.bin", "all.ckpt"]
+    traps = [write_trap(broken / name) for name in names]
+    found = FramePipeline.from_source(str(broken), device="cpu")
+    assert render_one(found, a_frame()).tobytes() == render_one(pipeline, a_frame()).tobytes()
+    assert not any(trap.has_sprung for trap in traps)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("ending", ["bin", "ckpt", "pt"])
+def test_a_pickle_in_the_place_of_weights_is_refused_unopened(broken, part, ending):
+    """One part is enough."""
+    (weights,) = (broken / part).glob("*.safetensors")
+    weights.unlink()
+    trap = write_trap(weights.with_suffix(f".{ending}"))
+    assert_refused(broken, part, "pickles", "are not read")
+    assert not trap.has_sprung
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("content", ["{", "[]", "null", '{"block_out_channels": 0, "hidden_size": "wide"}'])
+def test_settings_that_make_no_sense_are_refused(broken, part, content):
+    """Cut off, of another kind, or with values that no model has."""
+    (broken / part / "config.json").write_text(content)
+    assert_refused(broken, "cannot be loaded")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_an_index_that_makes_no_sense_is_refused(broken, content):
+    """A checkpoint's index names its parts."""
+    (broken / "model_index.json").write_text(content)
+    assert_refused(broken, str(broken))
+
+
+@pytest.mark.parametrize("lost", [{"tokenizer.json", "vocab.json"}, {"tokenizer.json", "merges.txt"}])
+def test_a_tokenizer_without_words_is_refused(broken, lost):
+    """Its settings alone would be read, and no prompt with them."""
+    for name in lost:
+        (broken / "tokenizer" / name).unlink(missing_ok=True)
+    assert_refused(broken, "tokenizer", "has no words")
+
+
+def test_a_tokenizer_of_another_model_is_refused(broken):
+    """Tokens that the text encoder has never heard of would end the worker's first job."""
+    for file in (broken / "tokenizer").glob("*.json"):
+        content = json.loads(file.read_text())
+        vocabulary = content if file.name == "vocab.json" else content.get("model", {}).get("vocab")
+        if vocabulary:
+            vocabulary |= {f"word{number}": number for number in range(len(vocabulary), 2000)}
+            file.write_text(json.dumps(content))
+    assert_refused(broken, "2000 tokens")
+
+
+@pytest.mark.parametrize("name", ["float8", "fp16", "", "int8", "Float32"])
+def test_a_precision_that_is_none_is_refused_with_those_there_are(name):
+    """Settings name it, so it may be misspelt."""
+    with pytest.raises(RenderError, match=r"no dtype .*auto, float32, float16, bfloat16"):
+        dtype_from_name(name, torch.device("cpu"))
+
+
+def test_memory_is_known_before_and_after_loading(folders):
+    """From the files' headers, at the precision asked for, to a hundredth of what is then there."""
+    for dtype in (torch.float32, torch.bfloat16):
+        expected = checkpoint_bytes(str(folders["epsilon"]), None, dtype)
+        found = parts_bytes(load_checkpoint(str(folders["epsilon"]), None, dtype))
+        assert expected == pytest.approx(found, rel=0.01)
+
+
+def test_memory_of_a_model_that_is_not_there_is_an_error(tmp_path, broken):
+    """The same sentences as for loading it."""
+    with pytest.raises(RenderError, match="no model folder"):
+        checkpoint_bytes(str(tmp_path / "nowhere"), None, torch.float32)
+    (weights,) = (broken / "unet").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:20])
+    with pytest.raises(RenderError, match="cannot be loaded"):
+        checkpoint_bytes(str(broken), None, torch.float32)
 
 
 def test_a_hub_id_is_asked_for_by_revision_and_without_pickles(folders, monkeypatch):
