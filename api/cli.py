@@ -1,6 +1,7 @@
 """The command line: `riffarm render|jobs|show|cancel`, and the commands that the other packages announce.
 
-Leaves out the commands that need a model or start processes: `workers.cli`, `infra.local`.
+Leaves out how jobs are shown (`api.display`), and the commands that need a model or start processes: `workers.cli`,
+`infra.local`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from api.client import Client, FarmError
-from shared.contracts import LOUDNESS_LUFS, ConvertRequest, Job, TrackRequest
+from api.display import frame_table, job_progress, job_table, report
+from shared.contracts import LOUDNESS_LUFS, Job
 from shared.errors import RiffarmError
 from shared.spectrogram_params import SpectrogramParams
 
@@ -39,7 +39,6 @@ FRAME_S: Final = SpectrogramParams().frame_s
 _DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 Url = Annotated[str | None, typer.Option(help="The farm's address; RIFFARM_URL, else this machine's port 8000.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the job as JSON.")]
-_LABELS: Final = {"queued": "waiting", "rendering": "rendering", "sounding": "making sound", "encoding": "encoding"}
 
 
 def duration_s_from_text(text: str) -> float:
@@ -61,7 +60,7 @@ def render(
     negative: Annotated[str, typer.Option(help="What it should not sound like.")] = "",
     seed_image: Annotated[str | None, typer.Option(help="A built-in seed image, or a picture file of yours.")] = None,
     denoising_strength: Annotated[float, typer.Option(help="0 keeps the seed image, 1 ignores it.")] = 0.75,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's own number when left out.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Let the end run into the start.")] = False,
     tempo: Annotated[float | None, typer.Option(help="Beats per minute of the grid that frames lie on.")] = None,
     quality: Annotated[str, typer.Option(help="Of the sound: fast, standard or high.")] = "standard",
@@ -95,10 +94,10 @@ def render(
         **({"type": "clip", **points[0]} if len(points) == 1 and not loop else {"type": "track", "keyframes": points}),
         **({"loop": True} if loop else {}),
         **({"tempo_bpm": tempo} if tempo else {}),
+        **({"num_inference_steps": steps} if steps is not None else {}),
         "duration_s": duration_s,
         "quality": quality,
         "loudness_lufs": loudness,
-        "num_inference_steps": steps,
         "model": model,
         "formats": wanted,
         "priority": "interactive",
@@ -109,7 +108,12 @@ def render(
             request["seed_image"] = client.upload(Path(seed_image)) if Path(seed_image).is_file() else seed_image
         job = _followed(client, client.submit(request))
         files = _downloaded(client, job, target)
-    _report(job, files, as_json=as_json)
+    if as_json:
+        typer.echo(job.model_dump_json())
+    else:
+        for path in files:
+            typer.echo(path)
+    report(console, job, files, is_brief=as_json)
 
 
 @contextlib.contextmanager
@@ -172,24 +176,11 @@ def _uninterrupted() -> Iterator[None]:
 
 def _followed(client: Client, job: Job) -> Job:
     """Show a job's progress to its end. Cancels it on Ctrl-C; raises FarmError when it does not succeed."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TextColumn("{task.fields[frames]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
     try:
-        with Progress(*columns, console=console) as progress:
-            bar = progress.add_task("waiting", total=1.0, frames="")
-            for current in client.follow(job.id):
+        with job_progress(console) as (show, note):
+            for current in client.follow(job.id, note):
                 job = current
-                done = job.progress
-                label = _LABELS.get(job.stage or "queued", "") if job.status != "succeeded" else "done"
-                frames = f"{done.frames_done}/{done.frames_total} frames"
-                progress.update(bar, completed=done.fraction, description=label, frames=frames)
+                show(job)
     except KeyboardInterrupt:
         client.cancel(job.id)
         raise
@@ -218,29 +209,6 @@ def _writable(target: Path) -> Path:
         raise FarmError(f"cannot write to {target.parent}: {error.strerror}") from error
 
 
-def _report(job: Job, files: list[Path], *, as_json: bool) -> None:
-    for warning in job.warnings:
-        console.print(f"Note: {warning}", style="yellow")
-    if as_json:
-        typer.echo(job.model_dump_json())
-        return
-    done, metrics = job.progress, job.metrics
-    if done.frames_reused:
-        console.print(f"{done.frames_reused} of {done.frames_total} frames had been rendered before and were reused.")
-    if isinstance(job.input, TrackRequest):
-        seeds = [one.seed for one in job.input.keyframes]
-    else:
-        seeds = [] if isinstance(job.input, ConvertRequest) else [job.input.seed]
-    console.print(
-        f"{metrics.audio_s:g} s of sound in {metrics.audio_s / (metrics.realtime_factor or 1):.1f} s"
-        f" ({metrics.realtime_factor:g} × real time), seeds {', '.join(map(str, seeds))}."
-    )
-    for path in files:
-        typer.echo(path)
-    heard = next((path for path in files if path.suffix != ".png"), None)
-    console.print(f"Hear it with your browser or any player, for example: ffplay -autoexit {heard}", soft_wrap=True)
-
-
 @app.command("jobs")
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
@@ -255,18 +223,26 @@ def list_jobs(
     if as_json:
         typer.echo(f"[{','.join(job.model_dump_json() for job in found)}]")
         return
-    table = Table("id", "type", "status", "done", "sound", "created")
-    for job in found:
-        percent = f"{job.progress.fraction:.0%}"
-        table.add_row(job.id, job.type, job.status, percent, f"{job.metrics.audio_s:g} s", f"{job.created_at:%F %T}")
-    Console().print(table)
+    Console().print(job_table(found))
 
 
-@app.command()
-def show(job_id: str, url: Url = None) -> None:
-    """Show one job, as JSON."""
+@app.command("show")
+def show_job(
+    job_id: str,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Its frames instead: how far each is, how it was made.")
+    ] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one job, as JSON, or a table of its frames."""
     with Client.from_environment(url) as client:
-        typer.echo(client.job(job_id).model_dump_json(indent=2))
+        if not frames:
+            typer.echo(client.job(job_id).model_dump_json(indent=2))
+        elif as_json:
+            typer.echo(f"[{','.join(frame.model_dump_json() for frame in client.frames(job_id))}]")
+        else:
+            Console().print(frame_table(client.frames(job_id)))
 
 
 @app.command()

@@ -6,20 +6,29 @@ Synchronous. Leaves out showing anything to anybody.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import httpx
 
-from shared.contracts import TERMINAL, Job, Output, PlanSummary
+from api.frames import FrameReport
+from shared.contracts import TERMINAL, Job, Output, PlanSummary, Progress
 from shared.errors import RiffarmError
+from shared.job_events import Event, EventKind
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _POLL_S: Final = 0.3
+_SILENCE_S: Final = 45.0
+"""A stream that says nothing for so long is broken: a gateway that has nothing to say says so more often."""
+_TRIES: Final = 6
+"""How often in a row a stream may break, with growing pauses of about 20 s in all, before the farm is given up."""
+_PASSING: Final = ("unreachable", "queue_unavailable", "storage_unavailable", "internal_error")
 
 
 class FarmError(RiffarmError):
@@ -78,11 +87,14 @@ class Client:
 
     def jobs(self, **filters: str | int) -> Iterator[Job]:
         """Jobs, newest first, page by page."""
+        for one in self._pages("/v1/jobs", filters):
+            yield Job.model_validate(one, strict=False)
+
+    def _pages(self, path: str, query: Mapping[str, str | int]) -> Iterator[dict[str, Any]]:
         cursor: dict[str, str] = {}
         while True:
-            page = self._call("GET", "/v1/jobs", params={**filters, **cursor}).json()
-            for one in page["data"]:
-                yield Job.model_validate(one, strict=False)
+            page = self._call("GET", path, params={**query, **cursor}).json()
+            yield from page["data"]
             if page["next"] is None:
                 return
             cursor = {"cursor": httpx.URL(page["next"]).params["cursor"]}
@@ -91,14 +103,53 @@ class Client:
         """Cancel a job; safe to call twice."""
         return _job(self._call("POST", f"/v1/jobs/{job_id}/cancel"))
 
-    def follow(self, job_id: str) -> Iterator[Job]:
-        """The job again and again, until it has ended."""
+    def frames(self, job_id: str) -> Iterator[FrameReport]:
+        """A job's frames in order, page by page."""
+        for one in self._pages(f"/v1/jobs/{job_id}/frames", {"limit": 200}):
+            yield FrameReport.model_validate(one)
+
+    def follow(self, job_id: str, on_event: Callable[[Event], None] = lambda event: None) -> Iterator[Job]:
+        """The job as it is, and again after each of its events until it has ended; `on_event` is told of them first.
+
+        A stream that breaks is taken up where it broke. A gateway without streams is asked again and again.
+        """
+        job = self.job(job_id)
+        yield job
+        last_id, tries = "", 0
+        # Told of the end by its status alone, the job is not whole yet.
+        while job.finished_at is None:
+            try:
+                for event in self._events(job_id, last_id):
+                    last_id, tries = event.id or last_id, 0
+                    on_event(event)
+                    job = _job_after(job, event)
+                    yield job
+            except FarmError as error:
+                if error.code == "not_found":
+                    yield from self._polled(job_id)
+                    return
+                if error.code not in _PASSING or tries == _TRIES:
+                    raise
+            if job.finished_at is None:
+                time.sleep(_POLL_S * 2**tries)
+            tries = min(tries + 1, _TRIES)
+
+    def _polled(self, job_id: str) -> Iterator[Job]:
         while True:
             job = self.job(job_id)
             yield job
             if job.status in TERMINAL:
                 return
             time.sleep(_POLL_S)
+
+    def _events(self, job_id: str, last_id: str) -> Iterator[Event]:
+        """A job's events after the one with this id, until the stream ends."""
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        path = f"/v1/jobs/{job_id}/events"
+        with self._reached(), self._http.stream("GET", path, headers=headers, timeout=_SILENCE_S) as answer:
+            if not answer.is_success:
+                answer.read()
+            yield from _events_from_lines(self._checked(answer).iter_lines())
 
     def upload(self, file: Path) -> str:
         """Upload a picture or audio; the id that a request's seed_image, mask_image or source takes."""
@@ -130,10 +181,18 @@ class Client:
             partial.unlink(missing_ok=True)
 
     def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        with self._reached():
+            return self._checked(self._http.request(method, path, **options))
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
         try:
-            answer = self._http.request(method, path, **options)
+            yield
         except httpx.HTTPError as error:
             raise FarmError(f"no farm answers at {self.url} ({error}); start one with: riffarm up") from error
+
+    def _checked(self, answer: httpx.Response) -> httpx.Response:
+        """The answer, when it is no problem."""
         if answer.is_success:
             return answer
         try:
@@ -146,3 +205,28 @@ class Client:
 
 def _job(answer: httpx.Response) -> Job:
     return Job.model_validate_json(answer.content)
+
+
+def _job_after(job: Job, event: Event) -> Job:
+    match event.kind:
+        case "completed":
+            return Job.model_validate(event.data, strict=False)
+        case "status":
+            return job.model_copy(update=event.data)
+        case "progress":
+            return job.model_copy(update={"progress": Progress.model_validate(event.data, strict=False)})
+        case _:
+            return job
+
+
+def _events_from_lines(lines: Iterable[str]) -> Iterator[Event]:
+    """Server-Sent Events whose data is JSON on one line, as a gateway sends them; comments are left out."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name:
+            fields[name] = value.removeprefix(" ")
+        elif not line:
+            if "event" in fields and "data" in fields:
+                yield Event(fields.get("id", ""), cast("EventKind", fields["event"]), json.loads(fields["data"]))
+            fields = {}

@@ -19,15 +19,16 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.contracts import Status
+from shared.job_events import Event, event_from_entry
 from shared.job_scripts import CHANNEL
-from shared.job_store import Event, event_from_entry, job_key
+from shared.job_store import job_key
 
 log = structlog.get_logger()
 CLIENT_NAME: Final = "riffarm-events"
 _READ_AT_ONCE: Final = 128
 """Followers served by one round trip."""
 _EVENTS_AT_ONCE: Final = 64
-_LOOK_AGAIN_S: Final = 20.0
+_LOOK_AGAIN_S: Final = 15.0
 """After this long without news a follower looks for itself: a connection can be dead without anybody noticing."""
 _PAUSE_S: Final = 0.5
 
@@ -148,19 +149,21 @@ class Follower:
         self._job_id = job_id
 
     async def news(self, last_id: str) -> News:
-        """What came after the event with this id ("0": from the first on), once there is something.
+        """What came after the event with this id ("0": from the first on), once there is something, or after a while.
 
-        Without events when there is nothing more to come: the job has ended, or is gone, or the reader is closed.
+        Without a status the job is gone, or the reader is closed.
         """
-        while not self._reader.is_closed:
-            # Before looking: what comes meanwhile is not missed.
-            self.has_news.clear()
-            news = await self._reader.news(self._job_id, last_id)
-            if news.events or news.status not in ("queued", "running"):
-                return news
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.has_news.wait(), _LOOK_AGAIN_S)
-        return News([], None)
+        # Before looking: what comes meanwhile is not missed.
+        self.has_news.clear()
+        news = await self._looked(last_id)
+        if news.events or news.status not in ("queued", "running"):
+            return news
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.has_news.wait(), _LOOK_AGAIN_S)
+        return await self._looked(last_id)
+
+    async def _looked(self, last_id: str) -> News:
+        return News([], None) if self._reader.is_closed else await self._reader.news(self._job_id, last_id)
 
 
 def _news(status: Status | None, entries: list[tuple[str, dict[str, str]]]) -> News:

@@ -6,23 +6,27 @@ Owns the form of events (Server-Sent Events) and of pages of frames. Leaves out 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Final
+from contextlib import suppress
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api.event_reader import EventReader, Follower
 from api.frames import FramePage, FrameReport, FrameState, report_from_record
+from api.intake import Jobs
 from api.jobs import Farm, authorized
 from api.problems import responses
 from shared.contracts import TERMINAL
 from shared.dispatch import plan_of
 from shared.errors import FieldError, InvalidRequestError, NotFoundError, ObjectNotFoundError, RiffarmError
-from shared.job_store import Event
+from shared.job_events import Event
 from shared.job_view import progress_from_fields
 from shared.object_store import frame_key
 from shared.plan import Conversion, frame_hash
@@ -30,6 +34,8 @@ from shared.plan import Conversion, frame_hash
 _EVENT_ID: Final = re.compile(r"\d{1,15}-\d{1,15}")
 _CURSOR: Final = re.compile(r"\d{1,9}")
 _PAGE: Final = 200
+_MEDIA_TYPE: Final = "text/event-stream"
+_UNBUFFERED: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
@@ -56,9 +62,10 @@ async def _follower(request: Request, job: JobFields) -> AsyncIterator[Follower]
 
 @router.get(
     "/{job_id}/events",
-    response_class=EventSourceResponse,
+    response_class=StreamingResponse,
     dependencies=authorized,
-    responses=responses("invalid_request", "not_found", "unauthorized", "queue_unavailable"),
+    responses=responses("invalid_request", "not_found", "unauthorized", "queue_unavailable")
+    | {200: {"content": {_MEDIA_TYPE: {}}, "description": "Events, as they come."}},
     summary="Follow a job",
 )
 async def follow_job(
@@ -66,44 +73,56 @@ async def follow_job(
     farm: Farm,
     last_id: Annotated[str | None, Depends(_last_id)],
     follower: Annotated[Follower, Depends(_follower)],
-) -> AsyncIterator[ServerSentEvent]:
+) -> Response:
     """A job's events from its first on, as they come, to `completed`, whose data is the whole job.
 
     `status` {status, stage}, `progress` (as in the job), `frame` (as in the job's frames), `preview` (as in the job),
     `log` {message, …}. With `Last-Event-ID` the stream goes on after that event. Of a job that has ended only
     `completed` comes.
     """
-    is_over = last_id is None and job["status"] in TERMINAL
-    last_id = last_id or "0"
-    while not is_over:
-        events, _ = await follower.news(last_id)
-        is_over = not events
-        for event in events:
+    # Not the framework's own response: that one takes a client that goes away for a mistake of the gateway.
+    has_ended = last_id is None and job["status"] in TERMINAL
+    stream = _ended(job["id"], farm, "") if has_ended else _told(job, farm, follower, last_id or "0")
+    return StreamingResponse(stream, headers=_UNBUFFERED, media_type=_MEDIA_TYPE)
+
+
+async def _told(job: dict[str, str], farm: Jobs, follower: Follower, last_id: str) -> AsyncIterator[bytes]:
+    url = farm.view.url(job["id"])
+    news = await follower.news(last_id)
+    while news.events or news.status in ("queued", "running"):
+        if not news.events:
+            yield KEEPALIVE_COMMENT
+        for event in news.events:
             last_id = event.id
-            if event.kind == "completed":
-                is_over = True
-                break
-            yield ServerSentEvent(id=event.id, event=event.kind, data=_data(event, job, farm.view.url(job["id"])))
-    try:
-        ended = await run_in_threadpool(farm.read, job["id"])
-    except RiffarmError:
-        # Too late for an answer of its own: who comes back for the rest hears why.
-        return
-    if ended.status in TERMINAL:
-        yield ServerSentEvent(id=None if last_id == "0" else last_id, event="completed", data=ended)
+            if event.kind != "completed":
+                yield format_sse_event(id=event.id, event=event.kind, data_str=_data(event, job, url))
+                # Lets the server notice that the client has gone.
+                await asyncio.sleep(0)
+        news = await follower.news(last_id)
+    async for part in _ended(job["id"], farm, last_id):
+        yield part
 
 
-def _data(event: Event, job: dict[str, str], url: str) -> Any:
-    """What a client is told, from what is kept."""
+async def _ended(job_id: str, farm: Jobs, last_id: str) -> AsyncIterator[bytes]:
+    """`completed` with the whole job, unless it has not ended or cannot be read."""
+    # It is too late for an answer of its own: who comes back for the rest hears what is wrong.
+    with suppress(RiffarmError):
+        job = await run_in_threadpool(farm.read, job_id)
+        if job.status in TERMINAL:
+            yield format_sse_event(id=last_id or None, event="completed", data_str=job.model_dump_json())
+
+
+def _data(event: Event, job: dict[str, str], url: str) -> str:
+    """What a client is told, in JSON, from what is kept."""
     match event.kind:
         case "progress":
             counted = {name: str(value) for name, value in event.data.items()}
             told_s = int(event.id.partition("-")[0]) / 1_000
-            return progress_from_fields(job | counted | {"status": "running"}, told_s)
+            return progress_from_fields(job | counted | {"status": "running"}, told_s).model_dump_json()
         case "frame":
-            return report_from_record(event.data["frame"], event.data, f"{url}/frames")
+            return report_from_record(event.data["frame"], event.data, f"{url}/frames").model_dump_json()
         case _:
-            return event.data
+            return json.dumps(event.data)
 
 
 @router.get(

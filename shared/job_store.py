@@ -25,18 +25,18 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from shared import job_scripts
 from shared.contracts import TERMINAL, Stage, Status
 from shared.errors import NotFoundError
+from shared.job_events import Event, EventKind, event_from_entry
 from shared.redis_connection import reachable, redis_from_url
 
 PREFIX: Final = "riffarm:"
 HEARTBEAT_TTL_S: Final = 15
 _JOB_ID: Final = re.compile("job_[0-9a-z]{1,64}")
 _PARTS: Final = ("", ":frames", ":done", ":moves", ":attempts", ":warnings", ":events", ":previews")
-EventKind = Literal["status", "progress", "frame", "preview", "log", "completed"]
 SUBMITTED: Final = "submitted"
 """The item whose move releases a new job's first work."""
 
@@ -47,20 +47,6 @@ class Start(NamedTuple):
     status: Status | None
     attempts: int
     is_done: bool
-
-
-class Event(NamedTuple):
-    """Something that happened to a job; ids sort by time as pairs of integers."""
-
-    id: str
-    kind: EventKind
-    data: dict[str, Any]
-
-
-def event_from_entry(entry: tuple[str, dict[str, str]]) -> Event:
-    """An event from what Redis keeps of it."""
-    event_id, fields = entry
-    return Event(event_id, cast("EventKind", fields["kind"]), json.loads(fields["data"]))
 
 
 def job_key(job_id: str, part: str = "") -> str:

@@ -6,27 +6,23 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
 import redis
-import uvicorn
 from fastapi.testclient import TestClient
 
 from api.event_reader import CLIENT_NAME, EventReader
-from api.main import GatewayServer, create_app
+from api.main import create_app
 from shared.dispatch import plan_of
 from shared.job_store import JobStore
 from shared.object_store import frame_key, object_store_from_url
 from shared.plan import Plan, frame_hash
 from shared.settings import Settings
-from tests.conftest import Valkey, free_port, wait_until
-from tests.integration.gateway_probes import CLIP, KEY, TRACK
-
-RENDERED = {"reused": False, "s": 1.25, "memory_mb": 900, "worker": "w1"}
-PREVIEW = {"frame": 0, "step": 3, "steps": 20, "image": "data:image/png;base64,AAAA"}
+from tests.conftest import Valkey, wait_until
+from tests.integration.gateway_probes import CLIP, KEY, PREVIEW, RENDERED, TRACK, served, submitted
 
 
 class Told(NamedTuple):
@@ -42,20 +38,6 @@ def url(settings: Settings) -> Iterator[str]:
         yield address
 
 
-@contextmanager
-def served(settings: Settings) -> Iterator[str]:
-    config = uvicorn.Config(create_app(settings), port=free_port(), log_config=None)
-    server = GatewayServer(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started, "the gateway listens")
-        yield f"http://127.0.0.1:{config.port}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 def events(lines: Iterator[str]) -> Iterator[Told]:
     """What a stream tells, event by event; comments are left out."""
     fields: dict[str, str] = {}
@@ -66,10 +48,6 @@ def events(lines: Iterator[str]) -> Iterator[Told]:
         elif "event" in fields:
             yield Told(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
             fields = {}
-
-
-def submitted(url: str, request: dict[str, Any]) -> str:
-    return str(httpx.post(f"{url}/v1/jobs", json=request).raise_for_status().json()["id"])
 
 
 def told(url: str, job_id: str, last_id: str | None = None) -> list[Told]:
@@ -188,6 +166,23 @@ def ends_of_stream(url: str, job_id: str) -> Iterator[str]:
         stream = events(answer.iter_lines())
         yield next(stream).kind
         yield list(stream)[-1].kind
+
+
+def test_a_stream_without_news_says_so_and_a_client_that_leaves_is_no_mistake(
+    url: str, job_store: JobStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Comments keep proxies from cutting it off; nothing is logged when it is cut off in the middle."""
+    monkeypatch.setattr("api.event_reader._LOOK_AGAIN_S", 0.05)
+    job_id = submitted(url, CLIP)
+    for number in range(300):
+        job_store.add_event(job_id, "log", {"message": str(number)})
+    for _ in range(5):
+        with httpx.stream("GET", f"{url}/v1/jobs/{job_id}/events") as answer:
+            assert sum(1 for _, line in zip(range(8), answer.iter_lines(), strict=False) if line)
+    with httpx.stream("GET", f"{url}/v1/jobs/{job_id}/events") as answer:
+        assert next(line for line in answer.iter_lines() if line.startswith(":")) == ": ping"
+    httpx.get(f"{url}/health").raise_for_status()
+    assert "error" not in "".join(capfd.readouterr())
 
 
 def test_news_told_while_a_follower_looks_is_not_missed(valkey: Valkey, job_store: JobStore) -> None:

@@ -1,0 +1,100 @@
+"""What the command line shows of jobs: progress while they run, tables of them and of their frames.
+
+Leaves out asking the farm (`api.client`) and commands (`api.cli`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from api.frames import FrameReport
+from shared.contracts import ClipRequest, ConvertRequest, Job
+from shared.job_events import Event
+
+_LABELS: Final = {"queued": "waiting", "rendering": "rendering", "sounding": "making sound", "encoding": "encoding"}
+
+
+@contextlib.contextmanager
+def job_progress(console: Console) -> Iterator[tuple[Callable[[Job], None], Callable[[Event], None]]]:
+    """A bar on the console while the block lasts: two functions that take how the job is, and what happened to it."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TextColumn("{task.fields[frames]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    seconds: list[float] = []
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("waiting", total=1.0, frames="")
+
+        def show(job: Job) -> None:
+            label = "done" if job.status == "succeeded" else _LABELS.get(job.stage or "queued", "")
+            frames = f"{job.progress.frames_done}/{job.progress.frames_total} frames{_each(seconds)}"
+            progress.update(bar, completed=job.progress.fraction, description=label, frames=frames)
+
+        def note(event: Event) -> None:
+            if event.kind == "frame" and event.data["seconds"] is not None:
+                seconds.append(event.data["seconds"])
+
+        yield show, note
+
+
+def _each(seconds: list[float]) -> str:
+    return f", {sum(seconds) / len(seconds):.2g} s each" if seconds else ""
+
+
+def job_table(jobs: Iterable[Job]) -> Table:
+    """One line for each job."""
+    table = Table("id", "type", "status", "done", "sound", "created")
+    for job in jobs:
+        percent = f"{job.progress.fraction:.0%}"
+        table.add_row(job.id, job.type, job.status, percent, f"{job.metrics.audio_s:g} s", f"{job.created_at:%F %T}")
+    return table
+
+
+def frame_table(frames: Iterable[FrameReport]) -> Table:
+    """One line for each frame."""
+    table = Table("frame", "state", "seconds", "memory", "worker", "attempts")
+    for frame in frames:
+        seconds = "" if frame.seconds is None else f"{frame.seconds:.2f}"
+        memory = "" if frame.memory_mb is None else f"{frame.memory_mb:.0f} MB"
+        state = "reused" if frame.reused else frame.state
+        table.add_row(str(frame.number), state, seconds, memory, frame.worker or "", str(frame.attempts or ""))
+    return table
+
+
+def report(console: Console, job: Job, files: list[Path], *, is_brief: bool) -> None:
+    """What there is to say of a finished job whose files are here; its warnings alone when that is to be brief."""
+    for warning in job.warnings:
+        console.print(f"Note: {warning}", style="yellow")
+    if is_brief:
+        return
+    done, metrics = job.progress, job.metrics
+    if done.frames_reused:
+        console.print(f"{done.frames_reused} of {done.frames_total} frames had been rendered before and were reused.")
+    console.print(
+        f"{metrics.audio_s:g} s of sound in {metrics.audio_s / (metrics.realtime_factor or 1):.1f} s"
+        f" ({metrics.realtime_factor:g} × real time), seeds {', '.join(map(str, _seeds(job)))}."
+    )
+    heard = next((path for path in files if path.suffix != ".png"), None)
+    console.print(f"Hear it with your browser or any player, for example: ffplay -autoexit {heard}", soft_wrap=True)
+
+
+def _seeds(job: Job) -> list[int | None]:
+    match job.input:
+        case ConvertRequest():
+            return []
+        case ClipRequest():
+            return [job.input.seed]
+        case _:
+            return [keyframe.seed for keyframe in job.input.keyframes]
