@@ -105,13 +105,18 @@ def parts_bytes(parts: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether a source may be a hub id; else it can only be a folder."""
+    return bool(_HUB_ID.fullmatch(source))
+
+
 def _folder(source: str, revision: str | None) -> Path:
     folder = Path(source)
     return folder if folder.is_dir() else _download(source, revision)
 
 
 def _download(source: str, revision: str | None) -> Path:
-    if not _HUB_ID.fullmatch(source):
+    if not is_hub_id(source):
         raise RenderError(f"There is no model folder {source!r}.")
     try:
         return Path(
