@@ -39,7 +39,7 @@ STEPS: Final = (4, 6, 8, 10, 12, 16, 20, 30, 50)
 REFERENCE_STEPS: Final = 100
 GUIDANCE: Final = 5.0
 COLUMNS: Final = 256
-"""Half a frame: as telling, at half the time."""
+"""Half a frame, for half the time."""
 PROMPTS: Final = (
     ("slow rock electric guitar, funk drums", 11),
     ("fast techno synth, four on the floor drums", 22),
