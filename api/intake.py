@@ -81,15 +81,14 @@ class Jobs:
             raise InvalidRequestError(FieldError("model", "unknown model", request.model, [*self.models]))
         model = self.models[request.model]
         own = {name: value for name, value in asdict(model.defaults).items() if value is not None}
-        if isinstance(request, RemixRequest):
-            sources = self._remix_sources(request)
-        else:
-            sources = self._picture_sources(request)
-        sources = replace(sources, model_revision=model.revision, defaults=own, grid=model.grid)
+        sources = replace(self._sources(request), model_revision=model.revision, defaults=own, grid=model.grid)
         plan = Plan(resolve(request, sources, lambda: secrets.randbelow(2**32)), sources)
         if errors := [*wrong_lengths(plan)]:
             raise InvalidRequestError(*errors)
         return plan
+
+    def _sources(self, request: RenderRequest) -> Sources:
+        return self._remix_sources(request) if isinstance(request, RemixRequest) else self._picture_sources(request)
 
     def _remix_sources(self, request: RemixRequest) -> Sources:
         upload = upload_from_id(self.object_store, request.source)

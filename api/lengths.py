@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from shared.contracts import ClipRequest, RemixRequest, TrackRequest
+from shared.contracts import MAX_LCM_STEPS, ClipRequest, RemixRequest, TrackRequest
 from shared.errors import FieldError
 from shared.plan import Plan, frame_length
 from shared.spectrogram_params import FRAME_COLUMNS
@@ -17,7 +17,6 @@ from shared.spectrogram_params import FRAME_COLUMNS
 _MIN_LOOP_S: Final = 1.0
 _WIDEST: Final = 2
 """How many times longer or shorter than usual a tempo may make a frame: models are trained on one length."""
-_MOST_LCM_STEPS: Final = 50
 
 
 def wrong_lengths(plan: Plan) -> Iterator[FieldError]:
@@ -25,9 +24,9 @@ def wrong_lengths(plan: Plan) -> Iterator[FieldError]:
     request = plan.request
     if not isinstance(request, RemixRequest):
         yield from _wrong_tempo(plan, request)
-    if request.sampler == "lcm" and (request.num_inference_steps or 0) > _MOST_LCM_STEPS:
+    if request.sampler == "lcm" and (request.num_inference_steps or 0) > MAX_LCM_STEPS:
         yield FieldError(
-            "num_inference_steps", "lcm takes few steps", request.num_inference_steps, f"1..{_MOST_LCM_STEPS}"
+            "num_inference_steps", "lcm takes few steps", request.num_inference_steps, f"1..{MAX_LCM_STEPS}"
         )
     if not isinstance(request, ClipRequest):
         yield from _crowded_keyframes(plan, request)

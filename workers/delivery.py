@@ -100,7 +100,10 @@ class Delivery:
         return waveform
 
     def _frame_image(self, plan: Plan, index: int) -> Image.Image:
-        return image_from_bytes(self._objects.get(frame_key(frame_hash(plan.frame(index)))))
+        """A frame's own columns: without those it shares with the frames beside it."""
+        image = image_from_bytes(self._objects.get(frame_key(frame_hash(plan.frame(index)))))
+        shared = plan.overlap_columns // 2
+        return image.crop((shared, 0, image.width - shared, image.height)) if shared else image
 
     def _converted(self, request: ConvertRequest, folder: Path) -> list[tuple[Path, str, float]]:
         """A picture as audio, or audio as a picture. Raises RenderError with a sentence when that cannot be."""

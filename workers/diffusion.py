@@ -22,7 +22,7 @@ from shared.errors import RenderError
 from shared.plan import LATENT_COLUMNS
 from workers.autoencoder import Autoencoder, Canvas, Development, stacked
 from workers.batching import BatchSize
-from workers.checkpoint import load_checkpoint
+from workers.checkpoint import device_from_name, dtype_from_name, load_checkpoint
 from workers.denoiser import Denoiser
 from workers.noise import lerp, noises_from
 from workers.prompts import PromptReader
@@ -207,10 +207,11 @@ class FramePipeline:
         embeddings, guidance = self._conditions([item.frame for item in items])
         clean, mask = stacked([item.canvas for item in items])
         latents = noise if clean is None else descent.noised(clean, noise, 0)
+        # Read once: asking a GPU for each number would make it wait.
+        is_late = [point <= trained.num_train_timesteps / 2 for point in descent.timesteps.tolist()]
         for index, timestep in enumerate(descent.timesteps):
             # Early steps lay out the beat, which models learn from the edges' zeros; later ones close the loop.
-            is_late = schedule.first_step + index >= schedule.num_inference_steps / 2
-            is_closed = schedule.is_loop and is_late
+            is_closed = schedule.is_loop and is_late[index]
             predicted = self._denoiser(latents, timestep, embeddings, guidance, is_closed=is_closed)
             step_noise = self._next(noises) if descent.needs_step_noise else None
             latents = descent.step(predicted, index, latents, step_noise)
@@ -261,17 +262,3 @@ class _Report:
 def _between(frame: Frame, value: Callable[[FrameEnd], Value], mix: Callable[[Value, Value, float], Value]) -> Value:
     start = value(frame.start)
     return start if frame.end is None or frame.alpha == 0 else mix(start, value(frame.end), frame.alpha)
-
-
-def device_from_name(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def dtype_from_name(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]

@@ -13,11 +13,8 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, LCMScheduler, UniPCMultistepScheduler
 
-from shared.contracts import Sampler
+from shared.contracts import MAX_LCM_STEPS, Sampler
 from shared.errors import RenderError
-
-MAX_LCM_STEPS: Final = 50
-"""Models are distilled for this many points in time; there is no picture at any other."""
 
 # Of diffusers' spacings the only one that begins at full noise and gives any number of steps exactly as asked for.
 _LINSPACE: Final[dict[str, object]] = {"timestep_spacing": "linspace"}
