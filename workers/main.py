@@ -72,9 +72,12 @@ class _Child:
         self.device = str(shelf.get(self.models[0]).device)
         return shelf
 
-    def _pipeline(self, name: str) -> FramePipeline:
+    def _pipeline(self, name: str, revision: str) -> FramePipeline:
         if self.shelf is None:
             raise RenderError("This worker makes sound and has no models.")
+        if (own := self.shelf.revision(name)) != revision:
+            # Its frames would be kept under the name of pictures they are not.
+            raise RenderError(f"The job was planned for {name} {revision}; this worker has {own}.")
         return self.shelf.get(name)
 
     def _beat(self) -> None:

@@ -72,6 +72,10 @@ class Shelf(Generic[Pipeline]):
         """Memory that the weights of these models take."""
         return sum(held.weights_bytes for held in self._held.values())
 
+    def revision(self, name: str) -> str:
+        """What frames know the model's weights by. Raises RenderError when there is no such model."""
+        return self._entry(name).revision
+
     def get(self, name: str) -> Pipeline:
         """The model of this name, loaded if need be.
 

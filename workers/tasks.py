@@ -60,9 +60,9 @@ class Tasks:
         job_store: JobStore,
         object_store: ObjectStore,
         dispatcher: Dispatcher,
-        pipeline: Callable[[str], FramePipeline],
+        pipeline: Callable[[str, str], FramePipeline],
     ) -> None:
-        """`pipeline` gives a model by name, loaded."""
+        """`pipeline` gives a model by name and revision, loaded."""
         self._settings = settings
         self._jobs = job_store
         self._objects = object_store
@@ -99,7 +99,7 @@ class Tasks:
             self._render(job_id, batch, plan, missing)
 
     def _render(self, job_id: str, batch: int, plan: Plan, missing: dict[str, list[int]]) -> None:
-        pipeline = self._pipeline(plan.request.model)
+        pipeline = self._pipeline(plan.request.model, plan.sources.model_revision)
         names = list(missing)
         numbers = [missing[name][0] for name in names]
         frames = [plan.frame(number) for number in numbers]

@@ -94,13 +94,13 @@ def test_a_remix_follows_its_prompt_and_its_strength(farm: Farm, source: tuple[s
     """The stronger, the farther from the source; in length it stays the source's."""
     upload, waveform = source
     away = []
-    for strength in (0.3, 0.9):
+    for strength in (0.5, 0.95):
         keyframes = [{"prompt": "fast techno synth, four on the floor drums", "seed": 3}]
         request = {"type": "remix", "source": upload, "keyframes": keyframes, "denoising_strength": strength}
-        sound = heard(finished(farm.client, request | {"num_inference_steps": 6}))
+        sound = heard(finished(farm.client, request | {"num_inference_steps": 8}))
         assert len(sound) == len(waveform)
         away.append(float(np.abs(mel_db(sound) - mel_db(waveform)).mean()))
-    assert 1 < away[0] < 0.8 * away[1]
+    assert 0.5 < away[0] < 0.8 * away[1]
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_karras", "ddim", "pndm", "euler", "euler_a", "unipc", "lcm"])
