@@ -78,8 +78,7 @@ def _is_plain_block(block: Any) -> bool:
     return (
         block.upsample is None
         and block.downsample is None
-        and block.time_embedding_norm == "default"
-        and not block.skip_time_act
+        and (block.time_emb_proj is None or (block.time_embedding_norm == "default" and not block.skip_time_act))
         and isinstance(block.nonlinearity, torch.nn.SiLU)
         and all(norm.num_channels % LANES == 0 and norm.affine for norm in (block.norm1, block.norm2))
     )

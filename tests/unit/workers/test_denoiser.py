@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 
 from workers.checkpoint import load_checkpoint
 from workers.cpu_layers import quicken
@@ -167,6 +169,8 @@ def test_an_autoencoder_is_quickened_too(is_closed: bool) -> None:
     """Both ways between pictures and latents, as before to a rounding."""
     plain, quick = (autoencoder() for _ in range(2))
     quicken(quick)
+    blocks = [one for one in quick.modules() if isinstance(one, ResnetBlock2D | Upsample2D)]
+    assert all("forward" in vars(block) for block in blocks)
     picture = torch.rand((1, 3, 32, 64), generator=torch.Generator().manual_seed(3)) * 2 - 1
     found = []
     for vae in (plain, quick):
