@@ -142,7 +142,7 @@ def test_a_sound_is_converted_and_is_no_seed_image(gateway: TestClient, tmp_path
     problem = gateway.post("/v1/jobs", json={**CLIP, "seed_image": upload_id}).json()
     assert (problem["errors"][0]["field"], problem["errors"][0]["message"]) == (
         "seed_image",
-        "this upload is a sound, not a picture",
+        "this upload is a sound: remix it, or convert it to a picture",
     )
     request = {"type": "convert", "source": upload_id, "stereo": True, "f_max_hz": 8_000}
     plan = gateway.post("/v1/jobs/plan", json=request).json()
