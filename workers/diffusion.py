@@ -12,6 +12,7 @@ import resource
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from workers.batching import BatchSize
 from workers.checkpoint import device_from_name, dtype_from_name, load_checkpoint
 from workers.denoiser import Denoiser
 from workers.noise import lerp, noises_from
+from workers.previews import PreviewMaker, data_url_from_image
 from workers.prompts import PromptReader
 from workers.samplers import model_calls, new_descent, steps_from_strength
 
@@ -37,7 +39,7 @@ class Step(NamedTuple):
 
     frames: their indexes in the call.
     step, steps: this walk's own count.
-    latents: as they are now, shape (frame, channel, latent row, latent column).
+    clean: what the model makes out by now: latents of pictures (frame, channel, latent row, latent column).
     """
 
     done: int
@@ -45,7 +47,7 @@ class Step(NamedTuple):
     frames: Sequence[int]
     step: int
     steps: int
-    latents: torch.Tensor
+    clean: Callable[[], torch.Tensor]
 
 
 class _Schedule(NamedTuple):
@@ -89,6 +91,7 @@ class FramePipeline:
         self._autoencoder = Autoencoder(parts.vae, parts.image_processor, device)
         self._prompts = PromptReader(parts.tokenizer, parts.text_encoder, device)
         self._batch_size = BatchSize(device)
+        self._previews = PreviewMaker(parts.vae)
 
     @classmethod
     def from_source(
@@ -109,16 +112,15 @@ class FramePipeline:
         return int(self._parts.unet.config.sample_size * LATENT_COLUMNS)
 
     @property
-    def vae(self) -> Any:
-        """The model's autoencoder."""
-        return self._parts.vae
-
-    @property
     def memory_mb(self) -> int:
         """The most memory taken so far, in MB: the device's on CUDA, the process's elsewhere."""
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device) / 1e6)
         return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+    def preview(self, latents: torch.Tensor) -> str:
+        """A small picture of one frame's latents (channel, latent row, latent column), as a data URL."""
+        return data_url_from_image(self._previews.preview(latents))
 
     def truncated_words(self, prompt: str) -> str:
         """The end of a prompt that the tokenizer cuts off; empty when all of it is read."""
@@ -214,10 +216,11 @@ class FramePipeline:
             is_closed = schedule.is_loop and is_late[index]
             predicted = self._denoiser(latents, timestep, embeddings, guidance, is_closed=is_closed)
             step_noise = self._next(noises) if descent.needs_step_noise else None
+            seen = partial(descent.clean, predicted, index, latents)
             latents = descent.step(predicted, index, latents, step_noise)
             if clean is not None and mask is not None:
                 latents = mask * latents + (1 - mask) * descent.noised(clean, noise, index + 1)
-            report.step(items, index + 1, len(descent.timesteps), latents)
+            report.step(items, index + 1, len(descent.timesteps), seen)
         return latents
 
     def _conditions(self, frames: list[Frame]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -250,10 +253,10 @@ class _Report:
         self._total = total
         self._on_step = on_step
 
-    def step(self, items: Sequence[_Item], step: int, steps: int, latents: torch.Tensor) -> None:
+    def step(self, items: Sequence[_Item], step: int, steps: int, clean: Callable[[], torch.Tensor]) -> None:
         if self._on_step:
             frames = [item.index for item in items]
-            self._on_step(Step(self._done + step * len(items), self._total, frames, step, steps, latents))
+            self._on_step(Step(self._done + step * len(items), self._total, frames, step, steps, clean))
 
     def finish(self, steps: int) -> None:
         self._done += steps

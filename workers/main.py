@@ -52,7 +52,7 @@ class _Child:
         self.jobs = JobStore(settings.redis_url)
         objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
         dispatcher = dispatch.Dispatcher(app, self.jobs, settings.job_window)
-        self.tasks = Tasks(settings, self.jobs, objects, dispatcher, self._pipeline)
+        self.tasks = Tasks(settings, self.jobs, objects, dispatcher, self._pipeline, os.environ[_NAME])
         self.queues = os.environ[_QUEUES].split(",")
         self.models = dispatch.models_of_queues(self.queues)
         self.device = "cpu"

@@ -70,11 +70,19 @@ class Descent:
     """
 
     def __init__(
-        self, timesteps: torch.Tensor, levels: list[_Level], solve: _Solve, *, is_whole: bool, needs_step_noise: bool
+        self,
+        timesteps: torch.Tensor,
+        levels: list[_Level],
+        solve: _Solve,
+        *,
+        prediction: str,
+        is_whole: bool,
+        needs_step_noise: bool,
     ) -> None:
         self.timesteps = timesteps
         self.needs_step_noise = needs_step_noise
         self._levels = levels
+        self._prediction = prediction
         self._solve = solve
         self._is_whole = is_whole
 
@@ -89,6 +97,10 @@ class Descent:
             return noise
         level = self._levels[index]
         return level.clean * clean + level.noise * noise
+
+    def clean(self, predicted: torch.Tensor, index: int, latents: torch.Tensor) -> torch.Tensor:
+        """The picture's latents as the model sees them through the noise where step `index` begins."""
+        return _clean_from_prediction(self._prediction, predicted, latents, self._levels[index])
 
     def step(
         self, predicted: torch.Tensor, index: int, latents: torch.Tensor, step_noise: torch.Tensor | None = None
@@ -163,7 +175,14 @@ def _multistep_descent(
         return stepped
 
     levels = [_level_from_sigma(sigma) for sigma in scheduler.sigmas[first_step:].tolist()]
-    return Descent(timesteps, levels, solve, is_whole=first_step == 0, needs_step_noise=needs_step_noise)
+    return Descent(
+        timesteps,
+        levels,
+        solve,
+        prediction=scheduler.config.prediction_type,
+        is_whole=first_step == 0,
+        needs_step_noise=needs_step_noise,
+    )
 
 
 def _lcm_descent(
@@ -189,7 +208,14 @@ def _lcm_descent(
         return following.clean * clean + following.noise * step_noise
 
     timesteps = torch.tensor(points, dtype=torch.int64, device=device)
-    return Descent(timesteps, levels, solve, is_whole=first_step == 0, needs_step_noise=True)
+    return Descent(
+        timesteps,
+        levels,
+        solve,
+        prediction=scheduler.config.prediction_type,
+        is_whole=first_step == 0,
+        needs_step_noise=True,
+    )
 
 
 def _pndm_descent(
@@ -203,7 +229,14 @@ def _pndm_descent(
     levels = _levels_from_points(visited, scheduler.alphas_cumprod)
     solve = _LinearMultistep(levels, scheduler.config.prediction_type)
     timesteps = torch.tensor(visited, dtype=torch.int64, device=device)
-    return Descent(timesteps, levels, solve, is_whole=first_step == 0, needs_step_noise=False)
+    return Descent(
+        timesteps,
+        levels,
+        solve,
+        prediction=scheduler.config.prediction_type,
+        is_whole=first_step == 0,
+        needs_step_noise=False,
+    )
 
 
 class _LinearMultistep:

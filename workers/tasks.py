@@ -18,7 +18,7 @@ import soundfile
 import structlog
 from PIL import Image
 
-from shared.contracts import Frame, JobFailure, RemixRequest, WebhookEvent
+from shared.contracts import Frame, JobFailure, Preview, RemixRequest, WebhookEvent
 from shared.dispatch import STAGE_OF_ITEM, Dispatcher, plan_of
 from shared.endings import follow_up_end
 from shared.errors import JobCanceled, RenderError
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_PREVIEW_S: Final = 0.5
 _UPLOADS: Final = 4
 """Frames on their way to storage at a time."""
 MAX_ATTEMPTS: Final = 3
@@ -61,14 +62,16 @@ class Tasks:
         object_store: ObjectStore,
         dispatcher: Dispatcher,
         pipeline: Callable[[str, str], FramePipeline],
+        worker: str,
     ) -> None:
-        """`pipeline` gives a model by name and revision, loaded."""
+        """`pipeline` gives a model by name and revision, loaded; `worker` is this one's name."""
         self._settings = settings
         self._jobs = job_store
         self._objects = object_store
         self._dispatcher = dispatcher
         self._view = JobView(settings, object_store)
         self._pipeline = pipeline
+        self._worker = worker
         self._pictures = SeedPictures(object_store)
 
     def render_batch(self, job_id: str, batch: int) -> None:
@@ -109,11 +112,12 @@ class Tasks:
 
         def store(index: int, image: Image.Image, seconds: float) -> None:
             self._objects.put(frame_key(names[index]), _png(image, plan), "image/png")
-            record = {"s": round(seconds, 3), "memory_mb": pipeline.memory_mb}
+            record = {"s": round(seconds, 3), "memory_mb": pipeline.memory_mb, "worker": self._worker}
             first, *equal = missing[names[index]]
             self._jobs.record_frames(
                 job_id, batch, {first: record | {"reused": False}} | {one: {"reused": True} for one in equal}
             )
+            self._jobs.add_event(job_id, "log", {"message": f"frame {first}: {seconds:.2f} s on {self._worker}"})
             log.info("frame rendered", frame=first, **record)
 
         # Stored while the next ones are denoised: a device that renders has nothing to wait for.
@@ -260,9 +264,20 @@ class _Watch:
         self._finished = 0
 
     def step(self, step: Step) -> None:
-        """Raise JobCanceled when the job has ended; show how far it is, at most every _PREVIEW_S."""
+        """Raise JobCanceled when the job has ended; show how far one frame is, at most every _PREVIEW_S."""
         if self._jobs.status(self._job_id) != "running":
             raise JobCanceled
+        if time.monotonic() - self._shown_s >= _PREVIEW_S:
+            self._shown_s = time.monotonic()
+            # Of frames that are denoised together each has its turn.
+            turn = step.step % len(step.frames)
+            preview = Preview(
+                frame=self._numbers[step.frames[turn]],
+                step=step.step,
+                steps=step.steps,
+                image=self._pipeline.preview(step.clean()[turn]),
+            )
+            self._jobs.add_event(self._job_id, "preview", preview.model_dump())
 
     def seconds_each(self) -> float:
         """Seconds a frame took on average until now, this one included."""

@@ -30,7 +30,7 @@ def test_a_job_is_recorded_in_storage_queued_and_answered_whole(
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert (job["status"], job["stage"], job["queue_position"]) == ("queued", None, 1)
     assert all(isinstance(keyframe["seed"], int) for keyframe in job["input"]["keyframes"])
-    assert job["input"]["num_inference_steps"] == 20
+    assert (job["input"]["sampler"], job["input"]["num_inference_steps"]) == ("dpmpp_2m_karras", 16)
     assert job["progress"] == {
         "frames_done": 0,
         "frames_total": 8,

@@ -37,7 +37,7 @@ def audio_sha256(
     objects = LocalDiskStore(folder)
     dispatcher = dispatch.Dispatcher(dispatch.celery_app(settings), job_store, window=8)
     jobs = Jobs(settings, job_store, objects, dispatcher, {"tiny": TINY})
-    tasks = Tasks(settings, job_store, objects, dispatcher, lambda name, revision: pipeline)
+    tasks = Tasks(settings, job_store, objects, dispatcher, lambda name, revision: pipeline, "worker-1")
     keyframes = [Keyframe(prompt="a piano", seed=1), Keyframe(prompt="drums", seed=2)]
     request = TrackRequest(keyframes=keyframes, duration_s=30.72, model="tiny", num_inference_steps=4, **fields)
     job_id = jobs.submit(request)
