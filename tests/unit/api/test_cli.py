@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.access import is_loopback
-from api.cli import duration_s_from_text
+from api.render import duration_s_from_text
 from tests.conftest import free_port
 
 
