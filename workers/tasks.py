@@ -260,13 +260,16 @@ class _Watch:
         self._job_id = job_id
         self._numbers = numbers
         self._pipeline = pipeline
-        self._started_s = self._shown_s = time.monotonic()
-        self._finished = 0
+        self._shown_s = self._since_s = time.monotonic()
+        self._together: Sequence[int] = ()
+        self._timed: Sequence[int] = ()
+        self._each_s = 0.0
 
     def step(self, step: Step) -> None:
         """Raise JobCanceled when the job has ended; show how far one frame is, at most every _PREVIEW_S."""
         if self._jobs.status(self._job_id) != "running":
             raise JobCanceled
+        self._together = step.frames
         if time.monotonic() - self._shown_s >= _PREVIEW_S:
             self._shown_s = time.monotonic()
             # Of frames that are denoised together each has its turn.
@@ -280,9 +283,12 @@ class _Watch:
             self._jobs.add_event(self._job_id, "preview", preview.model_dump())
 
     def seconds_each(self) -> float:
-        """Seconds a frame took on average until now, this one included."""
-        self._finished += 1
-        return (time.monotonic() - self._started_s) / self._finished
+        """Seconds the frame took whose picture is there now: an equal share of those denoised with it."""
+        if self._timed != self._together:
+            now_s = time.monotonic()
+            self._each_s = (now_s - self._since_s) / len(self._together)
+            self._timed, self._since_s = self._together, now_s
+        return self._each_s
 
 
 def _ms_since(started_s: float) -> int:
