@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -9,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from workers.joins import (
     BLEND_COLUMNS,
     Layout,
-    frames_from_window,
     joined_mel_amplitudes,
     repaint_mask,
     repaint_window,
@@ -122,24 +124,74 @@ def test_the_beat_does_not_drift(tempo: str) -> None:
         assert place == pytest.approx(float(beat), abs=0.05)
 
 
-def test_a_repainted_window_keeps_its_edges_and_goes_back_where_it_came_from() -> None:
-    """The mask is white at the joint and black outside; both halves return to their frames."""
-    rng = np.random.default_rng(3)
-    before, after = (rng.integers(0, 256, (8, 512, 3), np.uint8) for _ in range(2))
-    window = repaint_window(before, after)
+def test_a_window_shows_what_lies_around_the_joint() -> None:
+    """Half of each frame, the joint in the middle; where a loop turns early, the half before that place."""
+    columns = np.arange(512)
+    before, after = (np.tile((columns + start)[None, :, None] % 251, (8, 1, 3)).astype(np.uint8) for start in (0, 100))
+    window = repaint_window(before, after, 512)
+    assert np.array_equal(window[:, :256], before[:, 256:])
+    assert np.array_equal(window[:, 256:], after[:, :256])
+    early = repaint_window(before, after, 100)
+    assert np.array_equal(early[:, 156:256], before[:, :100])
+    assert np.array_equal(early[:, :156], before[:, -156:])
+
+
+def test_the_mask_is_white_at_the_joint_and_black_at_the_edges() -> None:
+    """So that what lies beyond the window need not know."""
     mask = repaint_mask(8, 512)
     assert mask[0, 255] == mask[0, 256] == 255
     assert not mask[:, :160].any()
     assert not mask[:, -160:].any()
     assert np.array_equal(mask, mask[:, ::-1])
-    left, right = frames_from_window(before, after, window)
-    assert np.array_equal(left, before)
-    assert np.array_equal(right, after)
-    white = np.where(mask[..., None] > 0, 255, window).astype(np.uint8)
-    left, right = frames_from_window(before, after, white)
-    assert np.array_equal(left[:, :416], before[:, :416])
-    assert (left[:, 420:] == 255).all()
-    assert (right[:, :92] == 255).all()
+
+
+@pytest.mark.parametrize(("length", "width"), [(Fraction(512), 512), (Fraction(48_000, 127), 376)])
+def test_a_painted_window_is_laid_over_its_joint_alone(length: Fraction, width: int) -> None:
+    """White where it is painted, the frames elsewhere, and a ramp between, at every tempo."""
+    frame = np.full((1, ROWS, width), 0.25, np.float32)
+    window = np.ones((1, ROWS, width), np.float32)
+    plan = replace(layout(3, length), joins="repaint", columns=math.ceil(3 * length))
+    mel = joined_mel_amplitudes(lambda k: frame, plan, range(plan.columns), lambda k: window)[0, 0]
+    for joint in (length, 2 * length):
+        near = round(joint)
+        assert mel[near - 10 : near + 10].min() == pytest.approx(1.0, abs=1e-6)
+        assert mel[near - 130] == mel[near + 130] == pytest.approx(0.25)
+        assert np.abs(np.diff(mel[near - 130 : near + 130])).max() < 0.03
+    assert np.all(mel[:20] == 0.25)
+    assert np.all(mel[-20:] == 0.25)
+
+
+def test_a_window_is_read_in_step_with_its_frames() -> None:
+    """A click painted half a window after the joint's place lies there in the track."""
+    silent, window = np.zeros((1, ROWS, 512), np.float32), np.zeros((1, ROWS, 512), np.float32)
+    window[..., 256 + 10] = 1.0
+    plan = replace(layout(2, Fraction(512)), joins="repaint")
+    mel = joined_mel_amplitudes(lambda k: silent, plan, range(1_024), lambda k: window)[0, 0]
+    assert np.flatnonzero(mel).tolist() == [512 + 10]
+
+
+def test_a_loop_that_turns_too_early_for_a_window_blends_there() -> None:
+    """Its last frame is shorter than what is painted: the joint before it and the wrap fade instead."""
+    frame = np.full((1, ROWS, 512), 0.25, np.float32)
+    asked: list[int] = []
+
+    def window(index: int) -> NDArray[np.float32]:
+        asked.append(index)
+        return np.ones((1, ROWS, 512), np.float32)
+
+    plan = replace(layout(3, Fraction(512)), joins="repaint", columns=1_024 + 64, is_loop=True)
+    mel = joined_mel_amplitudes(lambda k: frame, plan, range(plan.columns), window)[0, 0]
+    assert set(asked) == {0}
+    assert mel[1_000:] == pytest.approx(0.25)
+
+
+def test_windows_of_a_remix_fade_where_they_overlap() -> None:
+    """Each is heard from the middle of one overlap to the middle of the next, at its own place in time."""
+    track = np.arange(3 * 448 + 64, dtype=np.float32)
+    windows = [np.tile(track[448 * k : 448 * k + 512], (1, ROWS, 1)) for k in range(3)]
+    plan = replace(layout(3, Fraction(448)), columns=3 * 448, overlap=64)
+    mel = joined_mel_amplitudes(windows.__getitem__, plan, range(plan.columns))[0, 0]
+    np.testing.assert_allclose(mel, track[32 : 32 + plan.columns], rtol=1e-5)
 
 
 def test_what_cannot_be_joined_is_refused() -> None:
@@ -147,6 +199,6 @@ def test_what_cannot_be_joined_is_refused() -> None:
     with pytest.raises(ValueError, match="columns"):
         joined_mel_amplitudes(frames(1).__getitem__, layout(1), range(0))
     with pytest.raises(ValueError, match="no window"):
-        repaint_window(np.zeros((8, 512, 3), np.uint8), np.zeros((8, 400, 3), np.uint8))
+        repaint_window(np.zeros((8, 512, 3), np.uint8), np.zeros((8, 400, 3), np.uint8), 512)
     with pytest.raises(ValueError, match="wider"):
         repaint_mask(8, 128)
