@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 # One thread for each process: the tests start several, and oversubscribed cores are an order of magnitude slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo up test check bench bench-sound lock clean
+.PHONY: help setup demo up test check bench bench-sound bench-render lock clean
 
 help:            ## Show what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ bench: setup     ## Measure the farm on this machine
 
 bench-sound: setup  ## Measure sound against its baseline (ARGS="--audio FOLDER": on yours too; --quick)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.sound $(ARGS)
+
+bench-render: setup  ## Measure rendering against diffusers' stock pipelines, on a CPU and, where there is one, on CUDA
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.render $(ARGS)
 
 lock: setup      ## Make the locks anew from pyproject.toml
 	$(COMPILE) --all-extras --output-file requirements.lock

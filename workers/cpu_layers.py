@@ -44,8 +44,6 @@ def quicken(model: Any) -> None:
         forward = _quick_forward(layer)
         if forward is not None:
             layer.forward = forward
-        elif isinstance(layer, Attention) and _is_plain_attention(layer):
-            layer.set_processor(NarrowAttention())
 
 
 def _quick_forward(layer: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
@@ -56,6 +54,8 @@ def _quick_forward(layer: torch.nn.Module) -> Callable[..., torch.Tensor] | None
         return MethodType(_convolution, layer)
     if isinstance(layer, ResnetBlock2D) and _is_plain_block(layer):
         return MethodType(_block, layer)
+    if isinstance(layer, Attention) and _is_plain_attention(layer):
+        return _NarrowAttention(layer)
     return _Enlargement(layer) if isinstance(layer, Upsample2D) and _is_plain_enlargement(layer) else None
 
 
@@ -165,36 +165,36 @@ def _is_plain_attention(layer: Any) -> bool:
     )
 
 
-class NarrowAttention:
+class _NarrowAttention:
     """Attention over narrow heads, for one layer of a model, where threads are few.
 
     Keys and values of prompts are kept for as long as the same tensor of embeddings comes: all steps of a frame.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, layer: Any) -> None:
+        self._as_it_was = layer.forward
+        self._layer = layer
         self._embeddings: torch.Tensor | None = None
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(
         self,
-        layer: Any,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         **options: Any,
     ) -> torch.Tensor:
-        """As diffusers calls its own; states are (picture, place, width)."""
-        if attention_mask is not None or hidden_states.ndim != 3 or torch.get_num_threads() > _MOST_THREADS:
-            plain: torch.Tensor = AttnProcessor2_0()(
-                layer, hidden_states, encoder_hidden_states, attention_mask, **options
-            )
+        """States are (picture, place, width)."""
+        if attention_mask is not None or options or torch.get_num_threads() > _MOST_THREADS:
+            plain: torch.Tensor = self._as_it_was(hidden_states, encoder_hidden_states, attention_mask, **options)
             return plain
+        layer = self._layer
         count, places, _ = hidden_states.shape
         query = layer.to_q(hidden_states) * (math.log2(math.e) * layer.scale)
         dims = query.shape[-1] // layer.heads
         filled = (0, -places % LANES, 0, -dims % DIMS_TOGETHER)
         query = functional.pad(query.view(count, places, layer.heads, dims).permute(0, 2, 3, 1), filled).contiguous()
-        key, value = self._keys_and_values(layer, hidden_states, encoder_hidden_states)
+        key, value = self._keys_and_values(hidden_states, encoder_hidden_states)
         out = torch.zeros_like(query)
         size = (count * layer.heads, query.shape[2], query.shape[3], key.shape[2])
         attend(*map(_flat, (query, key, value, out)), size)
@@ -203,12 +203,12 @@ class NarrowAttention:
         return projected
 
     def _keys_and_values(
-        self, layer: Any, states: torch.Tensor, embeddings: torch.Tensor | None
+        self, states: torch.Tensor, embeddings: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Each (picture, head, place, dim)."""
         if embeddings is not None and embeddings is self._embeddings and self._kept:
             return self._kept
-        source = states if embeddings is None else embeddings
+        source, layer = states if embeddings is None else embeddings, self._layer
         key, value = (_by_head(projection(source), layer.heads) for projection in (layer.to_k, layer.to_v))
         if embeddings is not None:
             self._embeddings, self._kept = embeddings, (key, value)
