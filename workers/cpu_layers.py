@@ -8,6 +8,7 @@ and the convolution after it as one. Leaves out when time is a circle (`workers.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, Final
@@ -23,6 +24,7 @@ from workers.lanes import LANES
 
 _HAS_ONEDNN: Final = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Builds of torch for other processors come without it."""
+_kept: Final = threading.local()
 _MOST_THREADS: Final = 2
 """Compiled attention takes one thread; with more than these, torch's own is quicker, which shares them."""
 _WIDEST_HEAD: Final = 40
@@ -91,7 +93,8 @@ def _block(block: Any, picture: torch.Tensor, temb: torch.Tensor | None = None) 
     inner = _convolution(block.conv2, _activated(block.norm2, inner, bias, _missing_columns(block.conv2)))
     if block.conv_shortcut is not None:
         picture = block.conv_shortcut(picture)
-    return (picture + inner) / block.output_scale_factor if block.output_scale_factor != 1 else picture + inner
+    inner += picture
+    return inner / block.output_scale_factor if block.output_scale_factor != 1 else inner
 
 
 def _missing_columns(convolution: torch.nn.Conv2d) -> int:
@@ -102,16 +105,24 @@ def _missing_columns(convolution: torch.nn.Conv2d) -> int:
 def _activated(
     norm: torch.nn.GroupNorm, picture: torch.Tensor, bias: torch.Tensor | None, wrapped: int
 ) -> torch.Tensor:
-    """silu(norm(picture + bias)), with so many columns of each end at the other."""
+    """silu(norm(picture + bias)), with so many columns of each end at the other; good until the next call."""
     count, channels, rows, columns = picture.shape
     picture = picture.contiguous(memory_format=torch.channels_last)
-    shape = (count, channels, rows, columns + 2 * wrapped)
-    out = torch.empty(shape, memory_format=torch.channels_last)
+    out = _workspace(count * rows * (columns + 2 * wrapped) * channels)
+    out = out.view(count, rows, columns + 2 * wrapped, channels).permute(0, 3, 1, 2)
     bias = torch.zeros(count, channels) if bias is None else bias
     size = (count, rows, columns, channels)
     flat = [_flat(one) for one in (picture.permute(0, 2, 3, 1), bias, norm.weight, norm.bias, out.permute(0, 2, 3, 1))]
     normalise(*flat, size, norm.num_groups, norm.eps, wrapped, True)
     return out
+
+
+def _workspace(size: int) -> torch.Tensor:
+    """This thread's own: fresh memory for every large picture would cost as much as what is done with it."""
+    if len(getattr(_kept, "values", ())) < size:
+        _kept.values = torch.empty(size)
+    values: torch.Tensor = _kept.values[:size]
+    return values
 
 
 def _flat(tensor: torch.Tensor) -> Any:
