@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from shared.plan import LATENT_COLUMNS
+from workers.cpu_layers import quicken
 from workers.seamless import TimeCircle
 from workers.spectrogram import rgb_from_image
 
@@ -45,6 +46,8 @@ class Autoencoder:
         self._vae = vae
         self._image_processor = image_processor
         self._device = device
+        if device.type == "cpu":
+            quicken(vae)
         self._time = TimeCircle(vae)
         self._stream: Any = None
         if device.type == "cuda":
