@@ -52,7 +52,9 @@ bench-sound: setup  ## Measure sound against its baseline (ARGS="--audio FOLDER"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.sound $(ARGS)
 
 bench-render: setup  ## Measure rendering against diffusers' stock pipelines, on a CPU and, where there is one, on CUDA
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.render $(ARGS)
+	@# In memory as a worker's process has it: workers/main.py.
+	OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \
+		$(BIN)/python -m tests.benchmarks.render $(ARGS)
 
 lock: setup      ## Make the locks anew from pyproject.toml
 	$(COMPILE) --all-extras --output-file requirements.lock
