@@ -95,13 +95,13 @@ def weights(studio: Studio) -> Sheet:
     return Sheet(
         "Weights in a prompt",
         "`(words:1.5)` count half as much again, `(words:0)` are not there at all: the picture is that of the prompt "
-        "without them, to the pixel. `(words)` is 1.1, `[words]` 1/1.1.",
+        "without them. `(words)` is 1.1, `[words]` 1/1.1.",
         clip(prompt(1.5)),
         "the weight, `seed` 1 and 2",
         rows,
         0.45,
-        "*Strokes* are how much the highs come and go together: the spread of their mean level over the columns, in grey "
-        "levels of 255. Mean at weights "
+        "*Strokes* are how much the highs come and go together: the spread of their mean level over the columns, in "
+        "grey levels of 255. Mean at weights "
         + ", ".join(f"{one:g}: {mean:.1f}" for one, mean in zip(levels, means, strict=True))
         + ".",
     )
