@@ -56,7 +56,7 @@ bench-render: setup  ## Measure rendering against diffusers' stock pipelines, on
 	OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \
 		$(BIN)/python -m tests.benchmarks.render $(ARGS)
 
-gallery: setup   ## Draw what each parameter does, into docs/rendering; five minutes, less when asked again
+gallery: setup   ## Draw what each parameter does, into docs/rendering; four minutes, less when asked again
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m tests.benchmarks.gallery
 
 lock: setup      ## Make the locks anew from pyproject.toml

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 nice python -m tests.benchmarks.gallery
 
-About five minutes on one core; what was rendered is kept in out/gallery, so that a second run takes seconds. Owns the
+About four minutes on one core; what was rendered is kept in out/gallery, so that a second run takes seconds. Owns the
 order of the sheets and the page. Leaves out what they show (`gallery_frames`, `gallery_tracks`).
 """
 
@@ -49,9 +49,9 @@ _INTRODUCTION: Final = f"""# What each parameter does
 
 Pictures of the built-in model, made by `make gallery`. Time runs to the right, 5.12 s a frame where nothing else is
 said; low frequencies are at the bottom, up to 10 kHz on the mel scale; dark is loud. Every frame is rendered as a farm
-renders it: {DEFAULT_STEPS} steps of `{DEFAULT_SAMPLER}`, `guidance_scale` {DEFAULT_GUIDANCE:g}, seed 1, unless the request says otherwise.
-Under each sheet is one of its requests, as it can be sent to `/v1/jobs`, and what differs in the others. `upl_…` stands
-for the id of an upload.
+renders it: {DEFAULT_STEPS} steps of `{DEFAULT_SAMPLER}`, `guidance_scale` {DEFAULT_GUIDANCE:g}, seed 1, unless
+the request says otherwise. Under each sheet is one of its requests, as it can be sent to `/v1/jobs`, and what differs
+in the others. `upl_…` stands for the id of an upload.
 
 What each field means in words is told in [rendering.md](../rendering.md); how the model came to know what it knows, in
 [model.md](../model.md)."""

@@ -165,8 +165,8 @@ def joins(studio: Studio) -> Sheet:
         "`joins`, `keyframes`",
         rows,
         0.75,
-        "*Step*: mean change of grey levels from the column before the joint to the next, over the median of all "
-        "columns.",
+        "*Step*: mean change of grey levels over the joint, from one column to the next, against the median of all "
+        "columns. Grey is the fourth root of amplitude, so a fade is longer than it looks.",
     )
 
 
