@@ -351,7 +351,7 @@ class Plan:
             update={
                 "is_loop": False,
                 "seed_image": f"{frame_hash(before)}+{frame_hash(after)}@{joint.cut}",
-                "mask_image": "repaint",
+                "mask_image": f"repaint {self.sources.mask_image_sha256 or 'all'}",
                 "start": after.start.model_copy(update=strength),
                 "end": after.end and after.end.model_copy(update=strength),
             }

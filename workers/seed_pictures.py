@@ -72,7 +72,13 @@ class SeedPictures:
             for one in (joint.before, joint.after)
         )
         window = repaint_window(before, after, joint.cut)
-        return Image.fromarray(window), Image.fromarray(repaint_mask(*window.shape[:2]))
+        mask = repaint_mask(*window.shape[:2])
+        if not isinstance(plan.request, RemixRequest) and plan.request.mask_image:
+            # What the job keeps stays kept at its joints too.
+            grey = rgb_from_image(self._picture(plan.request.mask_image)).convert("L")
+            own = np.asarray(grey.resize((before.shape[1], before.shape[0]), Image.Resampling.BILINEAR))[..., None]
+            mask = np.minimum(mask, repaint_window(own, own, joint.cut)[..., 0])
+        return Image.fromarray(window), Image.fromarray(mask)
 
     def _window(self, plan: Plan, source: str, number: int) -> Image.Image:
         """The columns of the source that a frame paints over; silence before its start and after its end."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.contracts import ClipRequest, Keyframe, RemixRequest, TrackRequest
-from shared.object_store import LocalDiskStore, upload_key
-from shared.plan import Plan, RenderRequest, Sources
+from shared.object_store import LocalDiskStore, frame_key, upload_key
+from shared.plan import Plan, RenderRequest, Sources, frame_hash
 from shared.resolving import resolve
 from shared.spectrogram_params import SpectrogramParams
 from workers.cli import BUILT_IN_MODEL
@@ -229,6 +229,25 @@ def test_the_painted_joint_grows_together(mini: FramePipeline) -> None:
     assert np.array_equal(hard[:, :160], soft[:, :160])
     assert np.array_equal(hard[:, -160:], soft[:, -160:])
     assert distance(hard[:, 200:312], soft[:, 200:312]) > 3
+
+
+def test_a_painted_joint_keeps_what_the_mask_keeps(og_beat: Image.Image, tmp_path: Path) -> None:
+    """Low notes kept by the job's mask are black in the mask of its joints too."""
+    mask = np.full((512, 512), 255, np.uint8)
+    mask[256:] = 0
+    store, upload = LocalDiskStore(tmp_path / "store"), f"upl_{'cd' * 32}"
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    store.put_file(upload_key("cd" * 32), tmp_path / "mask.png", "image/png")
+    sources = replace(WITH_SEED, mask_image_sha256="cd" * 32)
+    plan = clip("jazz piano", sources, seed_image="og_beat", mask_image=upload, duration_s=10.24, joins="repaint")
+    og_beat.save(tmp_path / "frame.png")
+    for number in (0, 1):
+        store.put_file(frame_key(frame_hash(plan.frame(number))), tmp_path / "frame.png", "image/png")
+    _, painted = SeedPictures(store).pair(plan, 2)
+    kept = np.asarray(painted)
+    assert not kept[256:].any()
+    assert kept[:250, 240:270].min() == 255
+    assert plan.frame(2).mask_image != clip(duration_s=10.24, joins="repaint").frame(2).mask_image
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6, 7], [5, 2, 7, 0, 6, 1, 4, 3]])
