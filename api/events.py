@@ -26,10 +26,11 @@ from api.problems import responses
 from shared.contracts import TERMINAL
 from shared.dispatch import plan_of
 from shared.errors import FieldError, InvalidRequestError, NotFoundError, ObjectNotFoundError, RiffarmError
+from shared.frames import frame_hash
 from shared.job_events import Event
 from shared.job_view import progress_from_fields
 from shared.object_store import frame_key
-from shared.plan import Conversion, frame_hash
+from shared.plan import Conversion
 
 _EVENT_ID: Final = re.compile(r"\d{1,15}-\d{1,15}")
 _CURSOR: Final = re.compile(r"\d{1,9}")

@@ -32,9 +32,10 @@ from shared.contracts import (
     Status,
 )
 from shared.errors import FieldError, InvalidRequestError, NotFoundError
+from shared.frames import frame_hash
 from shared.job_view import output_signature
 from shared.object_store import LocalDiskStore, frame_key, output_key
-from shared.plan import Conversion, Plan, frame_hash
+from shared.plan import Conversion, Plan
 
 _POLL_S: Final = 0.2
 _WAIT: Final = re.compile(r"wait=(\d{1,3})")

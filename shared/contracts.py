@@ -1,7 +1,7 @@
-"""What goes over the wire: requests, the job as the client sees it, and the frame as the worker sees it.
+"""What goes over the wire: requests, and the job as the client sees it.
 
-Owns names, types, ranges and defaults. Leaves out what a request expands to (`shared.plan`) and which models and
-pictures exist (`shared.catalogue`).
+Owns names, types, ranges and defaults. Leaves out what a request expands to (`shared.plan`, `shared.frames`) and which
+models and pictures exist (`shared.catalogue`).
 """
 
 from __future__ import annotations
@@ -238,49 +238,6 @@ class ConvertRequest(_Request):
 
 JobRequest = Annotated[ClipRequest | TrackRequest | RemixRequest | ConvertRequest, Field(discriminator="type")]
 JOB_REQUEST: Final[TypeAdapter[ClipRequest | TrackRequest | RemixRequest | ConvertRequest]] = TypeAdapter(JobRequest)
-
-
-class Noise(_Contract):
-    """What a frame's denoising begins with: the noise of `seed`, or `alpha` of the way along the arc to another's.
-
-    `end_seed` is None exactly when the noise is `seed`'s own; then `alpha` is 0. `first_column` is None for a frame's
-    own noise; else noise belongs to places in time and begins at this column, so that overlapping frames share it.
-    """
-
-    seed: int
-    end_seed: int | None = None
-    alpha: float = 0.0
-    first_column: int | None = None
-
-
-class FrameEnd(_Contract):
-    """All that one keyframe gives to a frame but its noise."""
-
-    prompt: str
-    negative_prompt: str
-    denoising_strength: float
-    guidance_scale: float
-
-
-class Frame(_Contract):
-    """One spectrogram image: all that determines its pixels, and nothing else.
-
-    `end` is None exactly when the frame lies on `start`; then `alpha` is 0. `seed_image` and `mask_image` are hashes of
-    the pictures or of what they are made from. A frame that is a loop runs from its last column into its first.
-    """
-
-    model: str
-    model_revision: str
-    sampler: Sampler
-    num_inference_steps: int
-    columns: int
-    is_loop: bool
-    seed_image: str | None
-    mask_image: str | None
-    noise: Noise
-    start: FrameEnd
-    end: FrameEnd | None
-    alpha: float
 
 
 class Progress(_Contract):

@@ -1,13 +1,12 @@
 """request → frames, batches, chunks: a pure function of the resolved request.
 
-Owns the arithmetic of a track and a frame's content hash. Leaves out where a frame stands between keyframes
+Owns the arithmetic of a track. Leaves out what a frame is (`shared.frames`), where a frame stands between keyframes
 (`shared.walk`), what may run when (`shared.dispatch`) and all reading and writing. Everything is found by index, so a
 ten-hour plan costs no more to hold than a short one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,13 +21,11 @@ from shared.contracts import (
     MAX_SEED,
     ClipRequest,
     ConvertRequest,
-    Frame,
-    FrameEnd,
     Keyframe,
-    Noise,
     RemixRequest,
     TrackRequest,
 )
+from shared.frames import Frame, FrameEnd, Noise, frame_hash
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 from shared.walk import Walk
 
@@ -39,8 +36,6 @@ _BATCHES: Final = 16
 """Batches a track is made of as long as their frames stay within these bounds."""
 CHUNK_FRAMES: Final = 12
 """Frames of one chunk: 61.44 s of sound on the default grid."""
-FRAME_HASH_VERSION: Final = "3"
-"""Raised whenever the same frame would be drawn differently by newer code."""
 LATENT_COLUMNS: Final = 8
 """Columns of a picture that one column of latents stands for: a frame is made of whole ones."""
 REPAINT_STRENGTH: Final = 0.7
@@ -377,9 +372,3 @@ def frame_length(tempo_bpm: float | None, beats: int | None, params: Spectrogram
         return Fraction(FRAME_COLUMNS)
     beat = Fraction(60 * params.sample_rate_hz, params.hop_length) / Fraction(str(tempo_bpm))
     return beat * (beats or 2 ** round(math.log2(FRAME_COLUMNS / beat)))
-
-
-def frame_hash(frame: Frame) -> str:
-    """Hex SHA-256 of all that determines the frame's pixels; its name in storage."""
-    content = f"{FRAME_HASH_VERSION}:{frame.model_dump_json()}"
-    return hashlib.sha256(content.encode()).hexdigest()

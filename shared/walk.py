@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from shared.contracts import MAX_SEED, FrameEnd, Noise, PowerCurve
+from shared.contracts import MAX_SEED, PowerCurve
+from shared.frames import FrameEnd, Noise
 
 NOISE_STEP: Final = 0.5
 """How far the noise goes from one frame to the next, in quarter turns: a quarter turn leads to noise that shares

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shared.contracts import Frame, FrameEnd, Noise
+from shared.frames import Frame, FrameEnd, Noise
 from workers.diffusion import FramePipeline
 
 ROWS = COLUMNS = 64

@@ -22,9 +22,10 @@ from shared.audio_source import open_audio
 from shared.catalogue import UPLOAD_PREFIX
 from shared.contracts import ClipRequest, ConvertRequest
 from shared.errors import RenderError
+from shared.frames import frame_hash
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore, chunk_key, frame_key, output_key, upload_key
-from shared.plan import Conversion, Plan, frame_hash
+from shared.plan import Conversion, Plan
 from shared.spectrogram_params import SpectrogramParams
 from shared.uploads import ImageUpload, upload_from_id
 from workers import mastering

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from PIL import Image
 
-from shared.contracts import Frame, FrameEnd, Sampler
+from shared.contracts import Sampler
 from shared.errors import RenderError
+from shared.frames import Frame, FrameEnd
 from shared.plan import LATENT_COLUMNS
 from workers.autoencoder import Autoencoder, Canvas, Development, stacked
 from workers.batching import BatchSize
@@ -139,9 +140,10 @@ class FramePipeline:
         """One RGB picture per frame, `rows` high and `frame.columns` wide.
 
         Each frame may have a seed image and a mask of any size and mode: white repaints, black keeps the seed image's
-        own pixels, grey blends. `on_step` is told of each denoising step; what it raises ends the rendering.
-        `on_picture(index, picture)` gets each picture as soon as it is there. Raises RenderError for a mask without
-        a seed image, for columns the model has no grid for, and when not even one frame fits into the device's memory.
+        own pixels, grey is painted with so much of the strength (differential diffusion, Levin and Fried 2023).
+        `on_step` is told of each denoising step; what it raises ends the rendering. `on_picture(index, picture)` gets
+        each picture as soon as it is there. Raises RenderError for a mask without a seed image, for columns the model
+        has no grid for, and when not even one frame fits into the device's memory.
         """
         canvases = self._canvases(frames, seed_images or [None] * len(frames), mask_images or [None] * len(frames))
         items = [
@@ -219,7 +221,9 @@ class FramePipeline:
             seen = partial(descent.clean, predicted, index, latents)
             latents = descent.step(predicted, index, latents, step_noise)
             if clean is not None and mask is not None:
-                latents = mask * latents + (1 - mask) * descent.noised(clean, noise, index + 1)
+                # A grey is let go that much of the way before the end: it is painted at so much of the strength.
+                is_free = mask >= 1 - index / len(descent.timesteps)
+                latents = torch.where(is_free, latents, descent.noised(clean, noise, index + 1))
             report.step(items, index + 1, len(descent.timesteps), seen)
         return latents
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 import redis
 
 from shared.catalogue import ModelEntry, models
-from shared.contracts import DEFAULT_GUIDANCE, DEFAULT_SAMPLER, DEFAULT_STEPS, Frame, FrameEnd, Noise
+from shared.contracts import DEFAULT_GUIDANCE, DEFAULT_SAMPLER, DEFAULT_STEPS
 from shared.errors import RiffarmError
+from shared.frames import Frame, FrameEnd, Noise
 from shared.object_store import object_store_from_url
 from shared.spectrogram_params import FRAME_COLUMNS
 

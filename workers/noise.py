@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 
 import torch
 
-from shared.contracts import MAX_SEED, Noise
+from shared.contracts import MAX_SEED
+from shared.frames import Noise
 from shared.plan import LATENT_COLUMNS
 
 Mixable = TypeVar("Mixable", float, torch.Tensor)

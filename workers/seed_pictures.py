@@ -20,8 +20,9 @@ from shared.audio_source import open_audio
 from shared.catalogue import UPLOAD_PREFIX, seed_images
 from shared.contracts import RemixRequest
 from shared.errors import ObjectNotFoundError, RenderError
+from shared.frames import frame_hash
 from shared.object_store import ObjectStore, frame_key, upload_key
-from shared.plan import Plan, frame_hash
+from shared.plan import Plan
 from shared.spectrogram_params import SpectrogramParams
 from workers.audio_files import waveforms_from_source
 from workers.convert import image_from_waveforms

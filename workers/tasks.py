@@ -18,10 +18,11 @@ import soundfile
 import structlog
 from PIL import Image
 
-from shared.contracts import Frame, JobFailure, Preview, RemixRequest, WebhookEvent
+from shared.contracts import JobFailure, Preview, RemixRequest, WebhookEvent
 from shared.dispatch import STAGE_OF_ITEM, Dispatcher, plan_of
 from shared.endings import follow_up_end
 from shared.errors import JobCanceled, RenderError
+from shared.frames import Frame, frame_hash
 from shared.job_store import JobStore
 from shared.job_view import JobView
 from shared.object_store import (
@@ -30,7 +31,7 @@ from shared.object_store import (
     chunk_state_key,
     frame_key,
 )
-from shared.plan import Chunk, Conversion, Plan, frame_hash
+from shared.plan import Chunk, Conversion, Plan
 from shared.settings import Settings
 from shared.spectrogram_params import DEFAULT_MAX_VALUE
 from workers.delivery import Delivery, image_from_bytes

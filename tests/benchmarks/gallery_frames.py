@@ -218,12 +218,12 @@ def mask_image(studio: Studio) -> Sheet:
     halves[:, 256:] = 255
     low[:256] = 255
     ramp[:] = np.linspace(0, 255, 512, dtype=np.uint8)
-    light = np.full((512, 512), 240, np.uint8)
+    middle = np.full((512, 512), 160, np.uint8)
     shown = {
         "black left, white right": halves,
         "black below": low,
         "from black to white": ramp,
-        "light grey (240) everywhere": light,
+        "grey (160) everywhere": middle,
     }
     base = clip(AMBIENT, seed_image="og_beat", denoising_strength=0.9)
     kept = built_in_picture("og_beat")
@@ -239,8 +239,8 @@ def mask_image(studio: Studio) -> Sheet:
     return Sheet(
         "Masks",
         "White is painted anew, black keeps the seed image to the pixel. A mask is an uploaded picture of the seed "
-        "image's size: its upper half is the higher frequencies, its left half comes first. Grey mixes both at "
-        "every step, so it keeps more than its shade says: only light grey lets go.",
+        "image's size: its upper half is the higher frequencies, its left half comes first. Grey is painted "
+        "with so much of the strength.",
         requests[1],
         "`mask_image`",
         [Row("what goes in", above), Row(f'what comes out: "{AMBIENT}"', below)],

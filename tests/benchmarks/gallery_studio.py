@@ -21,9 +21,10 @@ import torch
 from PIL import Image
 
 from shared.catalogue import UPLOAD_PREFIX, models, seed_images
-from shared.contracts import JOB_REQUEST, ConvertRequest, Frame, RemixRequest
+from shared.contracts import JOB_REQUEST, ConvertRequest, RemixRequest
+from shared.frames import Frame, frame_hash
 from shared.object_store import LocalDiskStore, frame_key, upload_key
-from shared.plan import Plan, Sources, frame_hash
+from shared.plan import Plan, Sources
 from shared.resolving import resolve
 from shared.spectrogram_params import DEFAULT_MAX_VALUE, SpectrogramParams
 from workers.delivery import image_from_bytes

@@ -13,7 +13,8 @@ from typing import Any, Final, get_args
 import numpy as np
 from PIL import Image
 
-from shared.contracts import Joins, Noise
+from shared.contracts import Joins
+from shared.frames import Noise
 from shared.plan import Plan
 from shared.spectrogram_params import FRAME_COLUMNS
 from tests.benchmarks.gallery_layout import Cell, Row

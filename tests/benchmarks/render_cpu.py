@@ -19,7 +19,8 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from shared.catalogue import seed_images
-from shared.contracts import Frame, Keyframe, TrackRequest
+from shared.contracts import Keyframe, TrackRequest
+from shared.frames import Frame
 from shared.plan import Plan, Sources
 from shared.resolving import resolve
 from shared.spectrogram_params import SpectrogramParams

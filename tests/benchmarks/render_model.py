@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from shared.contracts import Frame, FrameEnd, Noise
+from shared.frames import Frame, FrameEnd, Noise
 from shared.plan import LATENT_COLUMNS
 from tests.benchmarks.render_cpu import MODEL, PROMPTS, STEPS
 

@@ -20,8 +20,9 @@ import soxr
 from PIL import Image
 
 from shared.catalogue import models, seed_images
-from shared.contracts import ClipRequest, Frame
-from shared.plan import Plan, Sources, frame_hash
+from shared.contracts import ClipRequest
+from shared.frames import Frame, frame_hash
+from shared.plan import Plan, Sources
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
 from workers.diffusion import FramePipeline
 from workers.seed_images import PATTERNS

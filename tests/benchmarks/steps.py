@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shared.contracts import Frame, FrameEnd, Noise, Sampler
+from shared.contracts import Sampler
+from shared.frames import Frame, FrameEnd, Noise
 from shared.spectrogram_params import SpectrogramParams
 from workers.diffusion import FramePipeline
 from workers.samplers import model_calls

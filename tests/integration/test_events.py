@@ -17,9 +17,10 @@ from fastapi.testclient import TestClient
 from api.event_reader import CLIENT_NAME, EventReader
 from api.main import create_app
 from shared.dispatch import plan_of
+from shared.frames import frame_hash
 from shared.job_store import JobStore
 from shared.object_store import frame_key, object_store_from_url
-from shared.plan import Plan, frame_hash
+from shared.plan import Plan
 from shared.settings import Settings
 from tests.conftest import Valkey, wait_until
 from tests.integration.gateway_probes import CLIP, KEY, PREVIEW, RENDERED, TRACK, served, submitted

@@ -19,7 +19,8 @@ import torch
 from diffusers import AutoencoderKL
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from shared.contracts import ClipRequest, Frame, Sampler
+from shared.contracts import ClipRequest, Sampler
+from shared.frames import Frame
 from shared.plan import Plan, Sources
 from workers.checkpoint import load_checkpoint
 from workers.diffusion import FramePipeline

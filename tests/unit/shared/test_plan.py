@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from shared.contracts import ClipRequest, Keyframe, PowerCurve, RemixRequest, TrackRequest
 from shared.errors import InvalidRequestError
-from shared.plan import CHUNK_FRAMES, MOST_BATCH_FRAMES, REPAINT_STRENGTH, Plan, Sources, frame_hash
+from shared.frames import frame_hash
+from shared.plan import CHUNK_FRAMES, MOST_BATCH_FRAMES, REPAINT_STRENGTH, Plan, Sources
 from shared.resolving import resolve
 from shared.walk import curved_alpha
 

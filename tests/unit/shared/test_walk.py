@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts import FrameEnd, Noise
+from shared.frames import FrameEnd, Noise
 from shared.walk import NOISE_STEP, Walk
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.contracts import ClipRequest, Keyframe, RemixRequest, TrackRequest
+from shared.frames import frame_hash
 from shared.object_store import LocalDiskStore, frame_key, upload_key
-from shared.plan import Plan, RenderRequest, Sources, frame_hash
+from shared.plan import Plan, RenderRequest, Sources
 from shared.resolving import resolve
 from shared.spectrogram_params import SpectrogramParams
 from workers.cli import BUILT_IN_MODEL
