@@ -104,7 +104,7 @@ class Autoencoder:
         picture: Image.Image = self._image_processor.postprocess(decoded.float(), output_type="pil")[0]
         if canvas is None or canvas.mask_image is None:
             return picture
-        # What is kept is kept to the pixel, since the autoencoder alone would soften it; all but dark greys are painted.
+        # What is kept is kept to the pixel: the autoencoder alone would soften it. All but dark greys are painted.
         return Image.composite(picture, canvas.picture, canvas.mask_image.point(lambda grey: min(255, 4 * grey)))
 
 
