@@ -10,6 +10,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -129,8 +130,9 @@ class Tasks:
                 [seed_image for seed_image, _ in pictures],
                 [mask_image for _, mask_image in pictures],
                 on_step=watch.step,
+                # A thread begins without the job's name for its log lines.
                 on_picture=lambda index, image: stored.append(
-                    uploads.submit(store, index, image, watch.seconds_each())
+                    uploads.submit(copy_context().run, store, index, image, watch.seconds_each())
                 ),
             )
             for future in stored:
