@@ -24,7 +24,7 @@ DEFAULT_STEPS: Final = 16
 """As near to the picture of 100 steps as 20 are with dpmpp_2m: docs/rendering/steps.png."""
 DEFAULT_GUIDANCE: Final = 5.0
 
-Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+Status = Literal["queued", "running", "paused", "succeeded", "failed", "canceled"]
 Stage = Literal["rendering", "sounding", "encoding"]
 JobType = Literal["clip", "track", "remix", "convert"]
 Priority = Literal["interactive", "normal", "bulk"]
@@ -131,7 +131,12 @@ class _Request(_Contract):
         "standard",
         description="Care taken to find the sound of a picture; griffin_lim is slow and there for comparison.",
     )
-    priority: Priority = Field("normal", description="Queue to wait in.")
+    priority: Priority = Field(
+        "normal", description="interactive goes first, bulk last; each has its share however full the farm is."
+    )
+    expires_in_s: int | None = Field(
+        None, ge=1, le=30 * 86_400, description="Give up if the job has not begun after so many seconds."
+    )
     webhook: Webhook | None = Field(None, description="Where to post signed news of this job.")
     labels: dict[Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]] = Field(
         default_factory=dict, max_length=16, description="Your own marks, to filter by."

@@ -1,4 +1,7 @@
-"""What a job may queue now, and how: task and queue names, the Celery app's delivery settings, the move of a job.
+"""How workers hear of work: task and queue names, the Celery app's delivery settings, tickets.
+
+A ticket is a message that says no more than "look into this queue": which item comes next is decided when a worker
+takes it (`shared.job_store`). So a message that is lost, repeated or late harms nothing.
 
 Owns everything both sides must agree on about messages. Leaves out what the tasks do (`workers.tasks`).
 """
@@ -6,37 +9,36 @@ Owns everything both sides must agree on about messages. Leaves out what the tas
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from shared.contracts import JOB_REQUEST, ConvertRequest, Priority, Stage, WebhookEvent
+from shared.contracts import JOB_REQUEST, ConvertRequest, WebhookEvent
 from shared.errors import QueueUnavailableError
-from shared.job_store import SUBMITTED, JobStore
 from shared.plan import Conversion, Plan, Sources
 
 if TYPE_CHECKING:
     from shared.settings import Settings
 
+log = structlog.get_logger()
+
 # Plain strings: Celery reads `task.name`, so an enumeration's member would be taken for a task.
-RENDER_BATCH: Final = "riffarm.render_batch"
-SOUND_CHUNK: Final = "riffarm.sound_chunk"
-DELIVER: Final = "riffarm.deliver"
+WORK: Final = "riffarm.work"
+SWEEP: Final = "riffarm.sweep"
 POST_WEBHOOK: Final = "riffarm.post_webhook"
 
 SOUND_QUEUE: Final = "sound"
 DELIVER_QUEUE: Final = "deliver"
+WEBHOOK_QUEUE: Final = "webhooks"
+SWEEP_QUEUE: Final = "sweep"
 _RENDER: Final = "render"
-PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "normal", "bulk")
-"""The most urgent first."""
 # What is nearly finished goes first: it frees storage and gives a client something to hear.
-QUEUES: Final = (DELIVER_QUEUE, SOUND_QUEUE, *(f"{_RENDER}.{priority}" for priority in PRIORITIES))
-"""The kinds of queues, in the order they are served. One for rendering is there once for each model."""
-
-STAGE_OF_ITEM: Final[dict[str, Stage]] = {"b": "rendering", "c": "sounding", "d": "encoding"}
-"""By an item's first letter: b4 is a batch, c0 a chunk, deliver the delivery."""
+QUEUES: Final = (DELIVER_QUEUE, SOUND_QUEUE, _RENDER)
+"""The kinds of queues with work, in the order they are served. One for rendering is there once for each model."""
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -61,9 +63,8 @@ def celery_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_connection_timeout=3,
         broker_transport_options={
-            "visibility_timeout": settings.visibility_timeout_s,
-            "unacked_restore_interval": 1,
-            "unacked_restore_throttle": 1,
+            # A ticket names no work: one that is given out again finds other work, or none. So nothing hangs on this.
+            "visibility_timeout": 3_600,
             "health_check_interval": 10,
             "socket_timeout": 30,
             "socket_connect_timeout": 3,
@@ -76,90 +77,81 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
-def render_queue(priority: Priority, model: str) -> str:
+def render_queue(model: str) -> str:
     """The queue of one model's batches: only a worker that has the model takes from it."""
-    return f"{_RENDER}.{priority}.{model}"
+    return f"{_RENDER}.{model}"
 
 
 def queues(models: Iterable[str]) -> list[str]:
-    """All queues of a worker with these models, in the order it serves them: what is urgent for any goes first."""
-    names = [*models]
-    return [DELIVER_QUEUE, SOUND_QUEUE, *(render_queue(priority, name) for priority in PRIORITIES for name in names)]
+    """All queues of a worker with these models, in the order it serves them."""
+    return [DELIVER_QUEUE, SOUND_QUEUE, *map(render_queue, models)]
 
 
 def queues_from_names(names: str | None, models: Sequence[str]) -> list[str]:
     """The queues of a list with commas, in its order; all for None.
 
-    A name is a queue's own, that of its kind ("render.bulk": of every model), or "render" for all of rendering. Raises
-    ValueError for a name that is none of these, or of a model that is not among `models`.
+    A name is a queue's own, or "render" for those of all models. Raises ValueError for a name that is none of these,
+    or of a model that is not among `models`.
     """
     served = queues(models)
     if names is None:
         return served
     chosen: dict[str, None] = {}
     for name in (one.strip() for one in names.split(",")):
-        meant = [queue for queue in served if name in (queue, kind_of_queue(queue), queue.partition(".")[0])]
+        meant = [queue for queue in served if name in (queue, kind_of_queue(queue))]
         if not meant:
-            raise ValueError(f"there is no queue {name!r} here; there are {_RENDER}, {', '.join((*QUEUES, *served))}")
+            raise ValueError(f"there is no queue {name!r} here; there are {', '.join(dict.fromkeys((*QUEUES, *served)))}")
         chosen |= dict.fromkeys(meant)
     return [*chosen]
 
 
 def kind_of_queue(queue: str) -> str:
     """A queue's place in QUEUES: its name without the model."""
-    return ".".join(queue.split(".", 2)[:2])
+    return queue.partition(".")[0]
 
 
 def models_of_queues(served: Iterable[str]) -> list[str]:
     """The models whose batches are in these queues, each once."""
-    return [*dict.fromkeys(queue.split(".", 2)[2] for queue in served if queue.startswith(f"{_RENDER}."))]
+    return [*dict.fromkeys(queue.partition(".")[2] for queue in served if kind_of_queue(queue) == _RENDER)]
 
 
-def plan_of(job: dict[str, str]) -> Plan | Conversion:
+def plan_of(job: Mapping[str, str]) -> Plan | Conversion:
     """The plan of a recorded job."""
-    request, sources = JOB_REQUEST.validate_json(job["input"]), Sources(**json.loads(job["sources"]))
+    return plan_from_texts(job["input"], job["sources"])
+
+
+@lru_cache(maxsize=32)
+def plan_from_texts(input_json: str, sources_json: str) -> Plan | Conversion:
+    """The plan of a resolved request and what its names stood for. Kept: a worker asks for one again and again."""
+    request, sources = JOB_REQUEST.validate_json(input_json), Sources(**json.loads(sources_json))
     return Conversion(request, sources) if isinstance(request, ConvertRequest) else Plan(request, sources)
 
 
+def needed_frames(plan: Plan | Conversion, chunk: int) -> tuple[int, ...]:
+    """The frames that must be there before a chunk is made; none when there is no such chunk."""
+    return plan.chunk(chunk).needed_frames if isinstance(plan, Plan) and chunk < plan.chunks_total else ()
+
+
 class Dispatcher:
-    """Puts a job's work into the queues, as much at a time as its window lets it."""
+    """Sends the messages that wake workers up."""
 
-    def __init__(self, app: Celery, job_store: JobStore, window: int) -> None:
+    def __init__(self, app: Celery) -> None:
         self._app = app
-        self._job_store = job_store
-        self._window = window
 
-    def move_on(self, job_id: str, plan: Plan | Conversion, finished: str = SUBMITTED) -> list[str]:
-        """Queue what may start now that item `finished` is recorded as done. Safe to call twice.
-
-        Raises QueueUnavailableError when Redis does not answer.
-        """
-        chunk = self._job_store.next_chunk(job_id)
-        needed = plan.chunk(chunk).needed_frames if isinstance(plan, Plan) and chunk < plan.chunks_total else ()
-        items = self._job_store.release(
-            job_id, finished, self._window, plan.batches_total, plan.chunks_total, chunk, needed
-        )
-        for item in items:
-            self._publish(job_id, item, plan)
-        return items
+    def send_tickets(self, queues: Iterable[str]) -> None:
+        """Tell one worker for each of these queues to look there. A ticket that cannot be sent is not missed: the
+        sweeper sends one wherever work waits and none is out."""
+        for queue in dict.fromkeys(queues):
+            try:
+                self._send(WORK, queue, queue=queue)
+            except QueueUnavailableError as error:
+                log.warning("no ticket sent", queue=queue, error=error.message)
 
     def announce(self, job_id: str, event: WebhookEvent) -> None:
-        """Queue the webhook for a job's end."""
-        self._send(POST_WEBHOOK, DELIVER_QUEUE, job_id=job_id, event=event)
+        """Queue the webhook for a job's end. Raises QueueUnavailableError when Redis does not answer."""
+        self._send(POST_WEBHOOK, WEBHOOK_QUEUE, job_id=job_id, event=event)
 
-    def _publish(self, job_id: str, item: str, plan: Plan | Conversion) -> None:
-        match item[0]:
-            case "b" if isinstance(plan, Plan):
-                queue = render_queue(plan.request.priority, plan.request.model)
-                self._send(RENDER_BATCH, queue, job_id=job_id, batch=int(item[1:]))
-            case "c":
-                self._send(SOUND_CHUNK, SOUND_QUEUE, job_id=job_id, chunk=int(item[1:]))
-            case _:
-                # A conversion makes sound; what waits to be uploaded should not wait for it.
-                queue = SOUND_QUEUE if isinstance(plan, Conversion) else DELIVER_QUEUE
-                self._send(DELIVER, queue, job_id=job_id)
-
-    def _send(self, task: str, queue: str, **arguments: str | int) -> None:
+    def _send(self, task: str, queue: str, **arguments: str) -> None:
         try:
             self._app.send_task(task, kwargs=arguments, queue=queue)
         except (OperationalError, ConnectionError, TimeoutError) as error:

@@ -10,6 +10,8 @@
     │   └── QueueUnavailableError
     ├── RenderError             final: trying again gives the same
     ├── JobCanceled             control flow, not a failure
+    ├── LeaseLostError          another attempt has taken over; this one is late
+    ├── WorkerDraining          control flow: hand back what is under way
     └── ObjectNotFoundError
 
 Leaves out HTTP numbers: those live in `api.problems`. Errors that cross Celery take a message alone.
@@ -76,6 +78,14 @@ class RenderError(RiffarmError):
 
 class JobCanceled(RiffarmError):  # noqa: N818 — control flow, not an error
     """The job was canceled."""
+
+
+class LeaseLostError(RiffarmError):
+    """The lease ran out: what this attempt reports comes too late."""
+
+
+class WorkerDraining(RiffarmError):  # noqa: N818 — control flow, not an error
+    """The worker is to stop."""
 
 
 class ObjectNotFoundError(RiffarmError):

@@ -1,21 +1,34 @@
 """What moves: a job's live state in Redis, and the events that tell of it.
 
-Owns the keys and what they hold; every change of state is one atomic script (`shared.job_scripts`). Leaves out what
-the work is (`shared.plan`) and how it is queued (`shared.dispatch`).
+Why nothing is lost: every change of state is one atomic move (`shared/job_moves.lua`). A job is in `jobs:active` from
+the moment it is accepted until it has ended. A piece of its work, an item, is always in exactly one of four places:
 
+    not yet begun   a number in the job's hash (`next_batch`), or not yet due
+    ready           named in the job's hash (`ready:render`, `ready:sound`, `ready:deliver`)
+    leased          in `job:{id}:leases` and, by the time at which the lease runs out, in `leases`
+    done            in `job:{id}:done`, or counted (`chunks_done`)
+
+`take` leases, `done` finishes, `give_back` returns what its worker will not finish; a worker that says nothing any more
+loses its lease to the sweeper (`workers.sweeper`), which looks for items in none of these places too (`mend`). A lease
+is a token: whoever comes with another one is late and refused. Messages only wake workers up (`shared.dispatch`).
+
+Owns the keys and what they hold. Leaves out what the work is (`shared.plan`), and the workers (`shared.farm_state`).
 Keys, all under `riffarm:`
-    job:{id}          hash: status, stage, counters, request, outputs
+    job:{id}          hash: status, stage, counters, ready work, request, outputs
     job:{id}:frames   hash: frame number → how it was made; its fields are the set of finished frames
-    job:{id}:done     set: finished work items ("b3" a batch, "c0" a chunk)
-    job:{id}:moves    hash: finished item → the items it released, so that a repeated move answers the same
-    job:{id}:attempts hash: item → how often it was started without a frame to show for it; b3:starts → how often at all
+    job:{id}:done     set: numbers of finished batches
+    job:{id}:leases   hash: item ("b3" a batch, "c0" a chunk, "deliver") → token and worker
+    job:{id}:attempts hash: item → how often its worker was lost; b3:starts → how often begun; b3:reason → what was last
     job:{id}:warnings set of sentences
     job:{id}:events   stream of kind and data (JSON), capped; gone an hour after the job's end
     job:{id}:previews hash: number of a frame under way → its newest preview; gone at the job's end
-    jobs              sorted set: all ids by time of creation
-    jobs:queued       sorted set: ids not yet started, by time of creation
-    jobs:active       set: ids that must still end
-    worker:{name}     string with expiry: a living worker's heartbeat
+    jobs              sorted set: all ids by time of creation; jobs:queued likewise: not yet begun
+    jobs:active       set: ids that must still end; jobs:running those begun; jobs:ended those not yet announced
+    jobs:expiring     sorted set: ids by the time until which they must have begun; jobs:deleted by time of deletion
+    queue:{queue}:{class}           list: tenants with work there, in turn
+    queue:{queue}:{class}:{tenant}  sorted set: jobs with work there by what remains; …:age by time of creation
+    leases, tokens    sorted set of "id item" by expiry; the last token
+    sweeper, swept    the fence of the sweeper at work, when it last looked; fences counts them
 """
 
 from __future__ import annotations
@@ -24,29 +37,77 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, cast
 
-from shared import job_scripts
-from shared.contracts import TERMINAL, Stage, Status
-from shared.errors import NotFoundError
+import redis
+
+from shared.contracts import TERMINAL, Status
+from shared.errors import LeaseLostError, NotFoundError
 from shared.job_events import Event, EventKind, event_from_entry
 from shared.redis_connection import reachable, redis_from_url
 
 PREFIX: Final = "riffarm:"
-HEARTBEAT_TTL_S: Final = 15
+EVENTS_CHANNEL: Final = f"{PREFIX}events"
+"""Where the id of a job with new events is published."""
 _JOB_ID: Final = re.compile("job_[0-9a-z]{1,64}")
-_PARTS: Final = ("", ":frames", ":done", ":moves", ":attempts", ":warnings", ":events", ":previews")
-SUBMITTED: Final = "submitted"
-"""The item whose move releases a new job's first work."""
+_PARTS: Final = ("", ":frames", ":done", ":leases", ":attempts", ":warnings", ":events", ":previews")
+_COUNTERS: Final = ("batches_done", "chunks_done", "frames_reused", "render_ms", "sound_ms", "encode_ms")
+_MOVES_FILE: Final = Path(__file__).with_name("job_moves.lua")
+_AT_ONCE: Final = 1_000
 
 
-class Start(NamedTuple):
-    """What an item found when it was started: its job's status before (None: no such job), and its own past."""
+class Attempt(NamedTuple):
+    """An item that a worker has taken, under the lease that `token` stands for.
 
+    starts: how often the item has been begun, this time included. next_chunk: the job's next chunk when it was taken.
+    """
+
+    job_id: str
+    item: str
+    token: str
+    starts: int
+    input: str
+    sources: str
+    next_chunk: int
+    worker_id: str
+
+    @property
+    def number(self) -> int:
+        """The batch's or chunk's number."""
+        return int(self.item[1:])
+
+
+class Take(NamedTuple):
+    """What a look into a queue gave: an item, or the reason why this worker may have none; whether there is more."""
+
+    attempt: Attempt | None
+    refusal: Literal["draining", "benched"] | None = None
+    has_more: bool = False
+
+
+class Renewal(NamedTuple):
+    """How a lease stands: whether it holds, the job's status (None: gone), whether the worker is to stop."""
+
+    is_held: bool
     status: Status | None
-    attempts: int
-    is_done: bool
+    is_draining: bool
+
+
+class Returned(NamedTuple):
+    """An item that was given back: how often its worker was lost until now, and the queues that need a ticket."""
+
+    losses: int
+    queues: list[str]
+
+
+class Done(NamedTuple):
+    """What follows a finished item: the chunk to ask for with `move_on` (None: nothing), and queues for tickets."""
+
+    next_chunk: int | None
+    queues: list[str]
 
 
 def job_key(job_id: str, part: str = "") -> str:
@@ -67,41 +128,185 @@ def created_ms_from_job_id(job_id: str) -> int:
     return int(job_id[4:16], 16)
 
 
+@cache
+def moves() -> dict[str, str]:
+    """The moves by name, each a whole script."""
+    prelude, *parts = _MOVES_FILE.read_text(encoding="utf-8").split("\n--@ ")
+    named = (part.partition("\n") for part in parts)
+    return {name: f"{prelude}\n{body}" for name, _, body in named}
+
+
 class JobStore:
     """Jobs in Redis. Every method raises QueueUnavailableError when Redis does not answer."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, lease_s: float = 30.0) -> None:
+        """`lease_s`: how long an item stays its worker's without a word from it."""
         self.redis = redis_from_url(redis_url)
-        scripts = (job_scripts.RECORD, job_scripts.RELEASE, job_scripts.START, job_scripts.FINISH, job_scripts.TELL)
-        self._record, self._release, self._start, self._finish, self._tell = map(self.redis.register_script, scripts)
+        self.lease_ms = round(lease_s * 1_000)
+        self._scripts = {name: self.redis.register_script(script) for name, script in moves().items()}
+
+    def move(self, name: str, *arguments: str | int | float) -> Any:
+        """Make one move of job_moves.lua."""
+        with reachable():
+            return self._scripts[name](args=arguments)
 
     def check(self) -> None:
         """Raise QueueUnavailableError unless Redis answers."""
         with reachable():
             self.redis.ping()
 
-    def create(self, job_id: str, fields: Mapping[str, str | int | float]) -> None:
-        """Record a new job as queued."""
-        created_ms = int(fields["created_ms"])
-        counters = ("delivering", "announced", "next_batch", "batches_done", "next_chunk", "chunks_done")
-        sums = ("frames_reused", "render_ms", "sound_ms", "encode_ms")
-        mapping: dict[Any, Any] = {"id": job_id, "status": "queued", "stage": "", **dict.fromkeys(counters + sums, 0)}
+    # From acceptance to the end.
+
+    def create(self, job_id: str, fields: Mapping[str, str | int | float]) -> list[str]:
+        """Record a new job and list its first work; the queues that need a ticket. One that is there stays as it is."""
+        job_key(job_id)
+        pairs = [part for pair in ({"id": job_id, "status": "queued", **fields}).items() for part in pair]
+        return cast("list[str]", self.move("create", job_id, *pairs))
+
+    def restore(
+        self,
+        job_id: str,
+        fields: Mapping[str, str | int | float],
+        frames: Mapping[int, Mapping[str, object]],
+        batches: Collection[int],
+    ) -> list[str]:
+        """Record a job anew with what storage has of it: finished frames and batches; as `create`."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for part in (":frames", ":done", ":leases", ":attempts"):
+                pipe.delete(job_key(job_id, part))
+            records = {str(number): json.dumps({"frame": number, **record}) for number, record in frames.items()}
+            if records:
+                pipe.hset(job_key(job_id, ":frames"), mapping=cast("Any", records))
+            if batches:
+                pipe.sadd(job_key(job_id, ":done"), *batches)
+            pipe.execute()
+        return self.create(job_id, fields)
+
+    def take(self, queue: str, worker: str, worker_id: str) -> Take:
+        """Take a queue's next item under a lease: by class, tenant and job (`take` in job_moves.lua says how)."""
+        answer = self.move("take", queue, worker, worker_id, self.lease_ms)
+        if not answer:
+            return Take(None)
+        if answer[0] == "no":
+            return Take(None, answer[1])
+        job_id, item, token, starts, request, sources, next_chunk, has_more = answer
+        attempt = Attempt(job_id, item, token, int(starts), request, sources, int(next_chunk), worker_id)
+        return Take(attempt, has_more=bool(has_more))
+
+    def renew(self, attempt: Attempt) -> Renewal:
+        """Keep the lease for `lease_s` from now on."""
+        is_held, status, is_draining = self.move("renew", *attempt[:3], attempt.worker_id, self.lease_ms)
+        return Renewal(bool(is_held), status or None, bool(is_draining))
+
+    def record_frames(self, attempt: Attempt, frames: Mapping[int, Mapping[str, object]]) -> None:
+        """Add finished frames and how each was made: `reused`, and of those that were rendered `s` (seconds),
+        `memory_mb` and `worker`; `attempts` is added. Raises LeaseLostError when the attempt is late."""
+        records = [part for number, record in frames.items() for part in (number, json.dumps(record))]
+        if frames and not self.move("record", *attempt[:3], attempt.starts, *records):
+            raise LeaseLostError
+
+    def done(self, attempt: Attempt, ms: int, worker: str, chunk: int, needed_frames: Sequence[int]) -> Done:
+        """Count the item as done and make ready what may follow: chunk `chunk` if it is next and its frames are there.
+
+        Raises LeaseLostError when the attempt is late.
+        """
+        is_held, *answer = self.move("done", *attempt[:3], ms, worker, chunk, *needed_frames)
+        if not is_held:
+            raise LeaseLostError
+        next_chunk, *queues = answer
+        return Done(None if int(next_chunk) < 0 else int(next_chunk), queues)
+
+    def move_on(self, job_id: str, chunk: int, needed_frames: Sequence[int]) -> list[str]:
+        """Make ready what may start now: this chunk if it is next and its frames are there; queues for tickets."""
+        return cast("list[str]", self.move("move", job_id, chunk, *needed_frames))
+
+    def give_back(self, attempt: Attempt, worker: str = "", reason: str = "") -> Returned | None:
+        """Make an attempt's item ready again; with a reason it counts as lost, for the item and the worker.
+
+        None when the attempt is late.
+        """
+        return self._given_back(attempt.job_id, attempt.item, "token", attempt.token, worker, reason, "")
+
+    def give_back_of(self, worker_id: str, job_id: str, item: str, reason: str) -> Returned | None:
+        """The same for an item of a worker that is known to be gone; None when it does not hold the item."""
+        return self._given_back(job_id, item, "worker", worker_id, "", reason, "")
+
+    def give_back_overdue(self, job_id: str, item: str, reason: str, fence: str) -> Returned | None:
+        """The same for an item whose lease ran out; None when it did not, or another sweeper has begun."""
+        return self._given_back(job_id, item, "expired", "", "", reason, fence)
+
+    def _given_back(self, *arguments: str) -> Returned | None:
+        is_given, *answer = self.move("give_back", *arguments)
+        return Returned(int(answer[0]), answer[1:]) if is_given else None
+
+    def leases(self) -> dict[tuple[str, str], str]:
+        """Who holds which item: worker's ids by job and item."""
+        with reachable():
+            named = [lease.split(" ", 1) for lease in cast("list[str]", self.redis.zrange(f"{PREFIX}leases", 0, -1))]
+            with self.redis.pipeline(transaction=False) as pipe:
+                for job_id, item in named:
+                    pipe.hget(job_key(job_id, ":leases"), item)
+                held = pipe.execute()
+        found = zip(named, held, strict=True)
+        return {(job_id, item): lease.split(" ", 1)[1] for (job_id, item), lease in found if lease}
+
+    def reopen(self, attempt: Attempt, chunk: int, batches: Collection[int], frames: Collection[int]) -> list[str]:
+        """Have these batches rendered again, their frames `frames` being lost, and the sound made from `chunk` on.
+
+        The queues that need a ticket. Raises LeaseLostError when the attempt is late.
+        """
+        is_held, *queues = self.move("reopen", *attempt[:3], chunk, len(batches), *batches, *frames)
+        if not is_held:
+            raise LeaseLostError
+        return queues
+
+    def finish(
+        self,
+        job_id: str,
+        status: Status,
+        fields: Mapping[str, str | int] | None = None,
+        attempt: Attempt | None = None,
+    ) -> bool:
+        """Move a job to a terminal status; False when it has ended already (or is gone), or the attempt is late."""
+        if status not in TERMINAL:
+            raise ValueError(f"{status} is not terminal")
+        job_key(job_id)
+        pairs = [part for pair in (fields or {}).items() for part in pair]
+        lease = (attempt.item, attempt.token) if attempt else ("", "")
+        return bool(self.move("finish", job_id, status, *lease, *pairs))
+
+    def expire(self, job_id: str, error: str) -> bool:
+        """Fail a job that was to have begun by now and has not; False for any other."""
+        return bool(self.move("expire", job_id, error))
+
+    def pause(self, job_id: str) -> bool:
+        """Begin nothing more of a job; what runs comes to its end. False when it is paused or has ended."""
+        return bool(self.move("pause", job_id))
+
+    def resume(self, job_id: str) -> list[str] | None:
+        """Let a paused job go on; the queues that need a ticket, None when it is not paused."""
+        return self._opened("resume", job_id)
+
+    def retry(self, job_id: str) -> list[str] | None:
+        """Let a failed or canceled job go on from what it has; as `resume`."""
+        return self._opened("retry", job_id)
+
+    def _opened(self, name: str, job_id: str) -> list[str] | None:
+        is_open, *queues = self.move(name, job_id)
+        return queues if is_open else None
+
+    def forget(self, job_id: str) -> bool:
+        """Remove an ended job; False when it lives or is not there."""
+        return bool(self.move("forget", job_id))
+
+    def set_announced(self, job_id: str) -> None:
+        """Note that all that follows from a job's end is done."""
         with reachable(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(job_key(job_id), mapping=mapping | dict(fields))
-            pipe.zadd(f"{PREFIX}jobs", {job_id: created_ms})
-            pipe.zadd(f"{PREFIX}jobs:queued", {job_id: created_ms})
-            pipe.sadd(f"{PREFIX}jobs:active", job_id)
-            pipe.xadd(job_key(job_id, ":events"), {"kind": "status", "data": '{"status":"queued","stage":null}'})
+            pipe.hset(job_key(job_id), "announced", 1)
+            pipe.srem(f"{PREFIX}jobs:ended", job_id)
             pipe.execute()
 
-    def discard(self, job_id: str) -> None:
-        """Take back a job whose submission failed half-way."""
-        with reachable(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.delete(*(job_key(job_id, part) for part in _PARTS))
-            pipe.zrem(f"{PREFIX}jobs", job_id)
-            pipe.zrem(f"{PREFIX}jobs:queued", job_id)
-            pipe.srem(f"{PREFIX}jobs:active", job_id)
-            pipe.execute()
+    # Reading.
 
     def read(self, job_id: str) -> dict[str, str]:
         """All fields of a job, with what its other keys hold as the fields below. Raises NotFoundError."""
@@ -122,16 +327,13 @@ class JobStore:
             fields, frames_done, warnings, rank, previews = answers[5 * index : 5 * index + 5]
             if not fields:
                 raise NotFoundError(f"There is no job {job_id}.")
-            position = "" if rank is None else str(rank + 1)
-            jobs.append(
-                fields
-                | {
-                    "frames_done": str(frames_done),
-                    "queue_position": position,
-                    "warnings": json.dumps(sorted(warnings)),
-                    "previews": f"[{','.join(previews)}]",
-                }
-            )
+            seen = {
+                "frames_done": str(frames_done),
+                "queue_position": "" if rank is None else str(rank + 1),
+                "warnings": json.dumps(sorted(warnings)),
+                "previews": f"[{','.join(previews)}]",
+            }
+            jobs.append(dict.fromkeys(_COUNTERS, "0") | {"stage": ""} | fields | seen)
         return jobs
 
     def status(self, job_id: str) -> Status | None:
@@ -142,46 +344,8 @@ class JobStore:
     def ids_before(self, created_ms: float, job_id: str, limit: int) -> list[str]:
         """Up to `limit` ids older than the named job, newest first."""
         with reachable():
-            ids = cast(
-                "list[str]",
-                self.redis.zrevrangebyscore(f"{PREFIX}jobs", created_ms, "-inf", start=0, num=limit + 64),
-            )
-        return [one for one in ids if one < job_id][:limit]
-
-    def start(self, job_id: str, item: str, stage: Stage) -> Start:
-        """Mark an item as started, unless it is done."""
-        job, attempts, done, events = (job_key(job_id, part) for part in ("", ":attempts", ":done", ":events"))
-        keys = [job, attempts, f"{PREFIX}jobs:queued", done, events]
-        with reachable():
-            answer = self._start(keys=keys, args=[item, stage, _now_ms(), job_id])
-        return Start(cast("Status", answer[0]) or None, int(answer[1]), bool(answer[2]))
-
-    def record_frames(self, job_id: str, batch: int, frames: Mapping[int, Mapping[str, object]]) -> None:
-        """Add finished frames of a batch and how each was made: `reused`, and of those that were rendered `s`
-        (seconds), `memory_mb` and `worker`. `attempts` is added: how often the batch was started until then."""
-        self._recorded(job_id, f"b{batch}", "", "", 0, frames)
-
-    def record_batch(self, job_id: str, batch: int, render_ms: int) -> None:
-        """Count a batch as done, once."""
-        self._recorded(job_id, f"b{batch}", "batches_done", "render_ms", render_ms, {})
-
-    def record_chunk(self, job_id: str, chunk: int, sound_ms: int) -> None:
-        """Count a chunk as done, once."""
-        self._recorded(job_id, f"c{chunk}", "chunks_done", "sound_ms", sound_ms, {})
-
-    def _recorded(
-        self,
-        job_id: str,
-        item: str,
-        counter: str,
-        field: str,
-        addend: int,
-        frames: Mapping[int, Mapping[str, object]],
-    ) -> None:
-        keys = [job_key(job_id, part) for part in ("", ":frames", ":done", ":attempts", ":events", ":previews")]
-        pairs = [part for index, record in frames.items() for part in (index, json.dumps(record))]
-        with reachable():
-            self._record(keys=keys, args=[item, counter, field, addend, *pairs])
+            ids = self.redis.zrevrangebyscore(f"{PREFIX}jobs", created_ms, "-inf", start=0, num=limit + 64)
+        return [one for one in cast("list[str]", ids) if one < job_id][:limit]
 
     def frames(self, job_id: str, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Of these frames the finished ones, and how each was made."""
@@ -197,10 +361,8 @@ class JobStore:
 
         The data of a preview (`shared.contracts.Preview`) is the newest of its frame until the frame is finished.
         """
-        keys = [job_key(job_id, part) for part in ("", ":frames", ":events", ":previews")]
         frame = str(data["frame"]) if kind == "preview" else ""
-        with reachable():
-            return bool(self._tell(keys=keys, args=[kind, json.dumps(data), frame]))
+        return bool(self.move("tell", job_id, kind, json.dumps(data), frame))
 
     def events_after(self, job_id: str, last_id: str, limit: int) -> list[Event]:
         """Up to `limit` events that came after the one with this id, oldest first; "0" is before all of them."""
@@ -208,59 +370,7 @@ class JobStore:
             entries = self.redis.xrange(job_key(job_id, ":events"), f"({last_id}", "+", limit)
         return [event_from_entry(entry) for entry in cast("list[tuple[str, dict[str, str]]]", entries)]
 
-    def next_chunk(self, job_id: str) -> int:
-        """The number of the next chunk to release."""
-        with reachable():
-            return int(self.redis.hget(job_key(job_id), "next_chunk") or 0)
-
-    def release(
-        self,
-        job_id: str,
-        by: str,
-        window: int,
-        batches_total: int,
-        chunks_total: int,
-        chunk: int,
-        needed_frames: Sequence[int],
-    ) -> list[str]:
-        """The items that may start now that item `by` is done; asked again, the same ones."""
-        keys = [job_key(job_id, part) for part in ("", ":frames", ":moves")]
-        with reachable():
-            items = self._release(keys=keys, args=[by, window, batches_total, chunks_total, chunk, *needed_frames])
-        return cast("list[str]", items)
-
-    def finish(self, job_id: str, status: Status, fields: Mapping[str, str | int] | None = None) -> bool:
-        """Move a job to a terminal status; False when it is terminal already (or gone)."""
-        if status not in TERMINAL:
-            raise ValueError(f"{status} is not terminal")
-        events, previews = job_key(job_id, ":events"), job_key(job_id, ":previews")
-        keys = [job_key(job_id), f"{PREFIX}jobs:queued", f"{PREFIX}jobs:active", events, previews]
-        pairs = [part for pair in (fields or {}).items() for part in pair]
-        with reachable():
-            return bool(self._finish(keys=keys, args=[status, _now_ms(), job_id, *pairs]))
-
-    def set_announced(self, job_id: str) -> None:
-        """Note that all that follows from a job's end is done."""
-        with reachable():
-            self.redis.hset(job_key(job_id), "announced", 1)
-
     def warn(self, job_id: str, sentence: str) -> None:
         """Attach a sentence that the client should read."""
         with reachable():
             self.redis.sadd(job_key(job_id, ":warnings"), sentence)
-
-    def beat(self, worker: str, record: Mapping[str, object]) -> None:
-        """Say that a worker lives."""
-        with reachable():
-            self.redis.set(f"{PREFIX}worker:{worker}", json.dumps(record), ex=HEARTBEAT_TTL_S)
-
-    def workers(self) -> list[dict[str, Any]]:
-        """Heartbeats of the workers that live."""
-        with reachable():
-            keys = list(self.redis.scan_iter(f"{PREFIX}worker:*", count=1000))
-            beats = cast("list[str | None]", self.redis.mget(keys)) if keys else []
-        return [json.loads(beat) for beat in beats if beat]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

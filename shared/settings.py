@@ -44,12 +44,14 @@ class Settings(BaseSettings):
     model_memory_gb: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Memory for models held side by side, in units of 10^9 bytes"
     )
-    job_window: int = Field(8, gt=0, description="Batches one job may have in the queues at a time")
+    job_window: int = Field(32, gt=0, description="Batches of one job that may be under way at a time")
     device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where frames are rendered")
     sound_device: Literal["cpu", "cuda"] = Field(
         "cpu", description="Where frames become sound; a GPU's samples differ from a CPU's by roundings"
     )
-    visibility_timeout_s: int = Field(30, ge=5, description="A lost worker's work starts again after this time")
+    lease_s: float = Field(
+        30.0, ge=2, le=3_600, description="A worker that says nothing for so long is lost; its work starts elsewhere"
+    )
     log_format: Literal["console", "json"] = Field("json", description="How log lines look")
 
     @property

@@ -1,40 +1,57 @@
-"""Keeps a running task's message from being given to another worker.
+"""A running attempt's lease: kept by a thread, and asked between two steps whether the work should go on.
 
-The broker hands a message out again once its entry in `unacked_index` is older than the visibility time-out. A
-thread renews the entry while the task runs, so the time-out can be short and the task long; when the process dies,
-so does the thread, and the work starts elsewhere after one time-out.
+The thread goes on inside a long call of torch and ends with the process: so a living worker's item is never given to
+another, and a lost one's is, after one lease. Leaves out what a lease is (`shared.job_store`).
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Self
 
-import redis
 import structlog
 
+from shared.errors import JobCanceled, LeaseLostError, QueueUnavailableError, WorkerDraining
+from shared.job_store import Attempt, JobStore, Renewal
+
 log = structlog.get_logger()
-_UNACKED_INDEX = "unacked_index"
+RENEW_EVERY_S: Final = 1.0
+"""Far more often than leases need it: it is also how long a cancellation goes unnoticed."""
 
 
-@contextmanager
-def renewed_lease(client: redis.Redis, delivery_tag: str, every_s: float) -> Iterator[None]:
-    """Renew the message's entry every `every_s` seconds until the block ends."""
-    is_over = threading.Event()
+class Lease:
+    """Keeps an attempt's lease inside the block."""
 
-    def renew() -> None:
-        while not is_over.wait(every_s):
+    def __init__(self, job_store: JobStore, attempt: Attempt, every_s: float = RENEW_EVERY_S) -> None:
+        self.attempt = attempt
+        self._jobs = job_store
+        self._every_s = every_s
+        self._newest = Renewal(is_held=True, status="running", is_draining=False)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._is_over.set()
+
+    def check(self) -> None:
+        """Raise JobCanceled when the job has ended, LeaseLostError when another attempt may have taken over,
+        WorkerDraining when the worker is to stop; as of the newest renewal."""
+        newest = self._newest
+        if newest.status not in ("queued", "running", "paused"):
+            raise JobCanceled
+        if not newest.is_held:
+            raise LeaseLostError
+        if newest.is_draining:
+            raise WorkerDraining
+
+    def _renew(self) -> None:
+        while not self._is_over.wait(self._every_s):
             try:
-                # XX: only while the message is still ours; never bring an acknowledged one back.
-                client.zadd(_UNACKED_INDEX, {delivery_tag: time.time()}, xx=True)
-            except redis.exceptions.RedisError as error:
-                log.warning("lease not renewed, trying again", error=str(error))
-
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
+                self._newest = self._jobs.renew(self.attempt)
+            except QueueUnavailableError as error:
+                log.warning("lease not renewed, trying again", error=error.message)

@@ -1,0 +1,147 @@
+"""What the farm itself is doing, in Redis: workers and how they do, work that waits and runs, the one sweeper.
+
+Leaves out jobs (`shared.job_store`), whose moves keep the counts of `backlog`, `pace`, `blame` and `benched`.
+
+Keys, all under `riffarm:`
+    workers    hash: worker's id → its newest heartbeat
+    draining   hash: worker's id → since when it takes nothing more
+    blame      hash: worker's name → the jobs of which it lost attempts since it last finished one
+    benched    hash: worker's name → since when, and why, it takes nothing more; until an operator lifts it
+    backlog    hash: queue → items of its jobs that wait or run
+    pace       hash: queue → milliseconds an item takes, a running mean
+    queues     set: all queues that ever had work
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, cast
+
+import redis
+
+from shared.job_store import PREFIX
+from shared.redis_connection import reachable
+
+HEARTBEAT_TTL_S: Final = 15
+_DEFAULT_PACE_MS: Final = 5_000.0
+"""What an item is taken to need before the first one is done."""
+PRIORITIES: Final = ("interactive", "normal", "bulk")
+
+
+class Backlog(NamedTuple):
+    """A queue's work that waits or runs: items, and seconds that one worker would need for them."""
+
+    queue: str
+    items: int
+    seconds: float
+    jobs_waiting: dict[str, int]
+
+
+class FarmState:
+    """Workers, backlog and the sweeper's turn. Every method raises QueueUnavailableError when Redis does not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def beat(self, worker_id: str, record: Mapping[str, object]) -> None:
+        """Say that a worker lives, and how it does."""
+        with reachable():
+            self._redis.hset(f"{PREFIX}workers", worker_id, json.dumps({**record, "beat_s": time.time()}))
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Heartbeats of the workers that live, each with `id`, and `is_draining`, `benched` (why, or None)."""
+        with reachable(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(f"{PREFIX}workers")
+            pipe.hgetall(f"{PREFIX}draining")
+            pipe.hgetall(f"{PREFIX}benched")
+            beats, draining, benched = pipe.execute()
+        now_s = time.time()
+        found = []
+        for worker_id, beat in sorted(beats.items()):
+            record = json.loads(beat)
+            if abs(now_s - record["beat_s"]) < HEARTBEAT_TTL_S:
+                reason = benched.get(record["name"], " ").split(" ", 1)[1] or None
+                found.append(record | {"id": worker_id, "is_draining": worker_id in draining, "benched": reason})
+        return found
+
+    def forget_dead_workers(self) -> None:
+        """Remove the traces of workers that have not reported for an hour."""
+        with reachable():
+            beats = cast("dict[str, str]", self._redis.hgetall(f"{PREFIX}workers"))
+            dead = [one for one, beat in beats.items() if time.time() - json.loads(beat)["beat_s"] > 3_600]
+            if dead:
+                self._redis.hdel(f"{PREFIX}workers", *dead)
+                self._redis.hdel(f"{PREFIX}draining", *dead)
+
+    def remove_worker(self, worker_id: str) -> None:
+        """Note that a worker has ended in order."""
+        with reachable():
+            self._redis.hdel(f"{PREFIX}workers", worker_id)
+            self._redis.hdel(f"{PREFIX}draining", worker_id)
+
+    def drain(self, worker_id: str) -> None:
+        """Have a worker hand back what it is at and take nothing more."""
+        with reachable():
+            self._redis.hset(f"{PREFIX}draining", worker_id, round(time.time()))
+
+    def lift(self, worker: str) -> bool:
+        """Let a benched worker take work again; False when it was not benched."""
+        with reachable():
+            self._redis.hdel(f"{PREFIX}blame", worker)
+            return bool(self._redis.hdel(f"{PREFIX}benched", worker))
+
+    def is_benched(self, worker: str) -> bool:
+        """Whether a worker takes nothing more because of what it lost."""
+        with reachable():
+            return bool(self._redis.hexists(f"{PREFIX}benched", worker))
+
+    def backlog(self) -> list[Backlog]:
+        """Every queue's backlog."""
+        with reachable(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.smembers(f"{PREFIX}queues")
+            pipe.hgetall(f"{PREFIX}backlog")
+            pipe.hgetall(f"{PREFIX}pace")
+            queues, items, pace = pipe.execute()
+        found = []
+        for queue in sorted({*queues, *items}):
+            count = max(0, int(items.get(queue, 0)))
+            seconds = count * float(pace.get(queue, _DEFAULT_PACE_MS)) / 1_000
+            found.append(Backlog(queue, count, round(seconds, 3), self._waiting(queue)))
+        return found
+
+    def _waiting(self, queue: str) -> dict[str, int]:
+        """Jobs with work to be taken from a queue, by class."""
+        waiting = {}
+        with reachable():
+            for priority in PRIORITIES:
+                line = f"{PREFIX}queue:{queue}:{priority}"
+                tenants = cast("list[str]", self._redis.lrange(line, 0, -1))
+                waiting[priority] = sum(cast("int", self._redis.zcard(f"{line}:{tenant}")) for tenant in tenants)
+        return waiting
+
+    def queues_without_ticket(self) -> list[str]:
+        """Queues in which work waits and no message tells of it."""
+        with reachable():
+            queues = cast("set[str]", self._redis.smembers(f"{PREFIX}queues"))
+            return [
+                queue
+                for queue in sorted(queues)
+                if not self._redis.llen(queue)
+                and self._redis.exists(*(f"{PREFIX}queue:{queue}:{priority}" for priority in PRIORITIES))
+            ]
+
+    def begin_sweep(self, ttl_s: float) -> str | None:
+        """The fence under which this sweep may change things until the next one begins; None while another holds it."""
+        with reachable():
+            fence = str(self._redis.incr(f"{PREFIX}fences"))
+            has_turn = self._redis.set(f"{PREFIX}sweeper", fence, nx=True, px=round(ttl_s * 1_000))
+        return fence if has_turn else None
+
+    def end_sweep(self, fence: str) -> None:
+        """Give the turn up."""
+        with reachable():
+            # Only one's own: whoever came after us may be at work.
+            script = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+            self._redis.eval(script, 1, f"{PREFIX}sweeper", fence)

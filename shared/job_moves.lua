@@ -1,0 +1,573 @@
+-- The job store's moves. Valkey runs each of them as one step: what changes together stands in one move, so no kill
+-- between two commands can leave a job half moved. A move begins at its `--@ name` line; what stands before the first
+-- is put before all of them (`shared.job_store` loads this file). Every move can be made twice without harm.
+--
+-- Time is Valkey's own: the clocks of workers and gateways may be wrong.
+
+local P = 'riffarm:'
+local EVENTS_KEPT = 500
+local EVENTS_TTL_S = 3600
+local CLASSES = {'interactive', 'normal', 'bulk'}
+local KINDS = {'render', 'sound', 'deliver'}
+local KIND_OF_ITEM = {b = 'render', c = 'sound', d = 'deliver'}
+local STAGE_OF_ITEM = {b = 'rendering', c = 'sounding', d = 'encoding'}
+local MAY_START = {queued = true, running = true}
+local IS_LIVE = {queued = true, running = true, paused = true}
+local TEXTS = {'status', 'stage', 'tenant', 'priority', 'render_queue', 'ready:render', 'ready:sound', 'ready:deliver'}
+local NUMBERS = {
+  'created_ms', 'expires_ms', 'started_ms', 'batches_total', 'chunks_total', 'window', 'next_batch', 'batches_done',
+  'next_chunk', 'chunks_done', 'delivering', 'frames_reused',
+}
+local FIELDS = {unpack(TEXTS)}
+for _, name in ipairs(NUMBERS) do FIELDS[#FIELDS + 1] = name end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function key(id, part) return P .. 'job:' .. id .. (part or '') end
+
+-- A job's moving fields; nil when there is no such job.
+local function load(id)
+  local values = redis.call('HMGET', key(id), unpack(FIELDS))
+  if not values[1] then return nil end
+  local job = {id = id}
+  for i, name in ipairs(TEXTS) do job[name] = values[i] or '' end
+  for i, name in ipairs(NUMBERS) do job[name] = tonumber(values[#TEXTS + i] or 0) or 0 end
+  return job
+end
+
+local function set(job, ...)
+  local pairs_ = {...}
+  for i = 1, #pairs_, 2 do job[pairs_[i]] = pairs_[i + 1] end
+  redis.call('HSET', key(job.id), ...)
+end
+
+local function tell(id, kind, data)
+  redis.call('XADD', key(id, ':events'), 'MAXLEN', '~', EVENTS_KEPT, '*', 'kind', kind, 'data', data)
+end
+
+local function publish(id) redis.call('PUBLISH', P .. 'events', id) end
+
+local function tell_status(job)
+  local stage = job.stage ~= '' and job.stage or cjson.null
+  tell(job.id, 'status', cjson.encode({status = job.status, stage = stage}))
+  publish(job.id)
+end
+
+-- What is there to do. -----------------------------------------------------------------------------------------------
+
+-- Batches not yet begun are a number, not a list: a ten-hour track takes no more room in the queue than a clip.
+local function has_fresh_batch(job)
+  return job.next_batch < job.batches_total and job.next_batch - job.batches_done < job.window
+end
+
+local function has_work(job, kind)
+  return job['ready:' .. kind] ~= '' or kind == 'render' and has_fresh_batch(job)
+end
+
+local function remaining(job, kind)
+  if kind == 'render' then return job.batches_total - job.batches_done end
+  if kind == 'sound' then return math.max(1, job.chunks_total) - job.chunks_done end
+  return 1
+end
+
+local function queue_of(job, kind) return kind == 'render' and job.render_queue or kind end
+
+-- Has the job listed where its work can be found, or taken off: in one sorted set for each queue, class and tenant,
+-- by what remains to be done, and in another by age. Adds the queue to `needy` when nobody is told to look there.
+local function offer(job, kind, needy)
+  local queue = queue_of(job, kind)
+  if queue == '' then return end
+  local line = P .. 'queue:' .. queue .. ':' .. job.priority
+  local place = line .. ':' .. job.tenant
+  if MAY_START[job.status] and has_work(job, kind) then
+    if redis.call('ZADD', place, remaining(job, kind), job.id) == 1 then
+      redis.call('ZADD', place .. ':age', job.created_ms, job.id)
+      if redis.call('ZCARD', place) == 1 then
+        redis.call('RPUSH', line, job.tenant)
+        redis.call('SADD', P .. 'queues', queue)
+      end
+    end
+    if needy and redis.call('LLEN', queue) == 0 then needy[#needy + 1] = queue end
+  elseif redis.call('ZREM', place, job.id) == 1 then
+    redis.call('ZREM', place .. ':age', job.id)
+    if redis.call('ZCARD', place) == 0 then redis.call('LREM', line, 0, job.tenant) end
+  end
+end
+
+local function offer_all(job, needy)
+  for _, kind in ipairs(KINDS) do offer(job, kind, needy) end
+end
+
+local function kind_of_item(job, item)
+  -- A conversion is one delivery that makes sound.
+  if item == 'deliver' and job.chunks_total == 0 then return 'sound' end
+  return KIND_OF_ITEM[string.sub(item, 1, 1)]
+end
+
+local function make_ready(job, item)
+  local field = 'ready:' .. kind_of_item(job, item)
+  if not string.find(' ' .. job[field] .. ' ', ' ' .. item .. ' ', 1, true) then
+    set(job, field, job[field] == '' and item or item .. ' ' .. job[field])
+  end
+end
+
+-- The items that wait in a job's ready fields, as a set.
+local function ready_items(job)
+  local items = {}
+  for _, kind in ipairs(KINDS) do
+    for item in string.gmatch(job['ready:' .. kind], '%S+') do items[item] = true end
+  end
+  return items
+end
+
+-- Work that waits or runs, per queue, in items: what more workers could shorten.
+local function count_backlog(job, sign)
+  local left = {
+    render = job.batches_total - job.batches_done,
+    sound = job.chunks_total == 0 and 1 or job.chunks_total - job.chunks_done,
+    deliver = job.chunks_total == 0 and 0 or 1,
+  }
+  for _, kind in ipairs(KINDS) do
+    if left[kind] ~= 0 then redis.call('HINCRBY', P .. 'backlog', queue_of(job, kind), sign * left[kind]) end
+  end
+end
+
+-- Leases. ------------------------------------------------------------------------------------------------------------
+
+-- Who holds an item: its token and its worker; nil when nobody does.
+local function holder(id, item)
+  local lease = redis.call('HGET', key(id, ':leases'), item)
+  if not lease then return nil end
+  return string.match(lease, '^(%d+) (.+)$')
+end
+
+local function drop_lease(id, item)
+  redis.call('HDEL', key(id, ':leases'), item)
+  redis.call('ZREM', P .. 'leases', id .. ' ' .. item)
+end
+
+-- An attempt whose lease is gone is late: what it reports is refused.
+local function is_late(id, item, token) return holder(id, item) ~= token end
+
+-- A job's way on. ----------------------------------------------------------------------------------------------------
+
+-- Makes ready what may start now: chunk `chunk`, if it is the next and the frames it needs are there, and the delivery.
+local function move_on(job, chunk, needed)
+  local is_next = job.next_chunk == chunk and job.next_chunk == job.chunks_done and chunk < job.chunks_total
+  if is_next and #needed > 0 then
+    for _, found in ipairs(redis.call('HMGET', key(job.id, ':frames'), unpack(needed))) do
+      if not found then is_next = false break end
+    end
+  end
+  if is_next then
+    set(job, 'next_chunk', chunk + 1)
+    make_ready(job, 'c' .. chunk)
+  end
+  if job.delivering == 0 and job.chunks_done == job.chunks_total and job.batches_done == job.batches_total then
+    set(job, 'delivering', 1)
+    make_ready(job, 'deliver')
+  end
+end
+
+-- Ends a job. What was under way goes back to what is ready, so that a retry begins where this ended; without leases
+-- those who still work on it are late.
+local function finish(job, status, fields)
+  if MAY_START[job.status] then count_backlog(job, -1) end
+  for _, item in ipairs(redis.call('HKEYS', key(job.id, ':leases'))) do
+    drop_lease(job.id, item)
+    make_ready(job, item)
+  end
+  set(job, 'status', status, 'stage', '', 'finished_ms', now_ms(), 'announced', 0, unpack(fields))
+  redis.call('ZREM', P .. 'jobs:queued', job.id)
+  redis.call('ZREM', P .. 'jobs:expiring', job.id)
+  redis.call('SREM', P .. 'jobs:active', job.id)
+  redis.call('SREM', P .. 'jobs:running', job.id)
+  redis.call('SADD', P .. 'jobs:ended', job.id)
+  redis.call('DEL', key(job.id, ':previews'))
+  offer_all(job)
+  tell_status(job)
+  tell(job.id, 'completed', cjson.encode({status = status}))
+  redis.call('EXPIRE', key(job.id, ':events'), EVENTS_TTL_S)
+  publish(job.id)
+end
+
+local function open(job, status)
+  set(job, 'status', status)
+  redis.call('SADD', P .. 'jobs:active', job.id)
+  if status == 'queued' then
+    redis.call('ZADD', P .. 'jobs:queued', job.created_ms, job.id)
+    if job.expires_ms > 0 then redis.call('ZADD', P .. 'jobs:expiring', job.expires_ms, job.id) end
+  elseif status == 'running' then
+    redis.call('SADD', P .. 'jobs:running', job.id)
+  end
+  if MAY_START[status] then count_backlog(job, 1) end
+end
+
+--@ create
+-- ARGV id, field, value, … · Records a job and has its work listed; the queues to send a ticket to. A job that is
+-- there already stays as it is.
+local id = ARGV[1]
+if redis.call('EXISTS', key(id)) == 1 then return {} end
+redis.call('HSET', key(id), unpack(ARGV, 2))
+local job, needy = load(id), {}
+redis.call('ZADD', P .. 'jobs', job.created_ms, id)
+if IS_LIVE[job.status] then
+  open(job, job.status)
+  offer_all(job, needy)
+end
+return needy
+
+--@ take
+-- ARGV queue, worker's name, worker's id, lease in ms · Takes the next item of a queue under a lease.
+-- {} when there is none, {'no', why} when this worker may take none.
+local queue, name, worker, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+if redis.call('HEXISTS', P .. 'draining', worker) == 1 then return {'no', 'draining'} end
+if redis.call('HEXISTS', P .. 'benched', name) == 1 then return {'no', 'benched'} end
+local kind = string.match(queue, '^[^.]+')
+local now = now_ms()
+local turn = redis.call('HINCRBY', P .. 'turns', queue, 1)
+-- The urgent first, but every class has its share: one turn in eight each for those behind.
+local order = CLASSES
+if turn % 8 == 0 then order = {'bulk', 'normal', 'interactive'} end
+if turn % 8 == 4 then order = {'normal', 'interactive', 'bulk'} end
+-- The job nearest its end first, so that a clip passes an hour's track; every third turn the oldest, so that a track
+-- comes to its end however many clips there are.
+local set_of = turn % 3 == 0 and ':age' or ''
+
+local function take_item(job)
+  local field = 'ready:' .. kind
+  local item, rest = string.match(job[field], '^(%S+) ?(.*)$')
+  if item then
+    set(job, field, rest)
+  else
+    item = 'b' .. job.next_batch
+    set(job, 'next_batch', job.next_batch + 1)
+  end
+  return item
+end
+
+local function begin(job, item)
+  local stage = STAGE_OF_ITEM[string.sub(item, 1, 1)]
+  if job.status == 'queued' then
+    redis.call('ZREM', P .. 'jobs:queued', job.id)
+    redis.call('ZREM', P .. 'jobs:expiring', job.id)
+    redis.call('SADD', P .. 'jobs:running', job.id)
+    if job.started_ms == 0 then set(job, 'started_ms', now) end
+    set(job, 'status', 'running', 'stage', stage)
+    tell_status(job)
+  elseif job.stage ~= stage then
+    set(job, 'stage', stage)
+    tell_status(job)
+  end
+end
+
+for _, class in ipairs(order) do
+  local line = P .. 'queue:' .. queue .. ':' .. class
+  for _ = 1, redis.call('LLEN', line) do
+    -- Tenants in turn.
+    local tenant = redis.call('LMOVE', line, line, 'LEFT', 'RIGHT')
+    local place = line .. ':' .. tenant
+    local id = redis.call('ZRANGE', place .. set_of, 0, 0)[1]
+    while id do
+      local job = load(id)
+      local has_expired = job and job.status == 'queued' and job.expires_ms > 0 and now > job.expires_ms
+      if job and MAY_START[job.status] and has_work(job, kind) and not has_expired then
+        local item = take_item(job)
+        begin(job, item)
+        local token = tostring(redis.call('INCR', P .. 'tokens'))
+        redis.call('HSET', key(id, ':leases'), item, token .. ' ' .. worker)
+        redis.call('ZADD', P .. 'leases', now + lease_ms, id .. ' ' .. item)
+        local starts = redis.call('HINCRBY', key(id, ':attempts'), item .. ':starts', 1)
+        offer(job, kind)
+        local more = 0
+        for _, one in ipairs(CLASSES) do
+          if redis.call('EXISTS', P .. 'queue:' .. queue .. ':' .. one) == 1 then more = 1 break end
+        end
+        if more == 1 and redis.call('LLEN', queue) > 0 then more = 0 end
+        local told = redis.call('HMGET', key(id), 'input', 'sources')
+        return {id, item, token, starts, told[1], told[2], job.next_chunk, more}
+      end
+      redis.call('ZREM', place, id)
+      redis.call('ZREM', place .. ':age', id)
+      id = redis.call('ZRANGE', place .. set_of, 0, 0)[1]
+    end
+    if redis.call('ZCARD', place) == 0 then redis.call('LREM', line, 0, tenant) end
+  end
+end
+return {}
+
+--@ renew
+-- ARGV id, item, token, worker's id, lease in ms · Whether the lease still holds, the job's status or '', and whether
+-- the worker is to stop.
+local id, item = ARGV[1], ARGV[2]
+local is_held = not is_late(id, item, ARGV[3])
+if is_held then redis.call('ZADD', P .. 'leases', 'XX', now_ms() + ARGV[5], id .. ' ' .. item) end
+local status = redis.call('HGET', key(id), 'status') or ''
+return {is_held and 1 or 0, status, redis.call('HEXISTS', P .. 'draining', ARGV[4])}
+
+--@ record
+-- ARGV id, item, token, starts, then frame, record, … · Adds finished frames; 0 when the attempt is late. A new frame
+-- shows that the item is no poison.
+local id, item = ARGV[1], ARGV[2]
+if is_late(id, item, ARGV[3]) then return 0 end
+local is_new, frames = false, key(id, ':frames')
+for i = 5, #ARGV, 2 do
+  local record = cjson.decode(ARGV[i + 1])
+  record.frame, record.attempts = tonumber(ARGV[i]), tonumber(ARGV[4])
+  local told = cjson.encode(record)
+  if redis.call('HSETNX', frames, ARGV[i], told) == 1 then
+    is_new = true
+    if record.reused then
+      redis.call('HINCRBY', key(id), 'frames_reused', 1)
+    else
+      redis.call('HDEL', key(id, ':attempts'), item)
+      local message = string.format('frame %d: %.2f s on %s', record.frame, record.s, record.worker)
+      tell(id, 'log', cjson.encode({message = message}))
+    end
+    redis.call('HDEL', key(id, ':previews'), ARGV[i])
+    tell(id, 'frame', told)
+  end
+end
+if is_new then
+  local job = redis.call('HMGET', key(id), 'frames_reused', 'chunks_done', 'started_ms')
+  tell(id, 'progress', cjson.encode({
+    frames_done = redis.call('HLEN', frames),
+    frames_reused = tonumber(job[1] or 0),
+    chunks_done = tonumber(job[2] or 0),
+    started_ms = tonumber(job[3] or 0),
+  }))
+  publish(id)
+end
+return 1
+
+--@ done
+-- ARGV id, item, token, ms, worker's name, chunk, the frames it needs, … · Counts an item as done, once, and makes
+-- ready what may follow. {0} when the attempt is late, else {1, next chunk or -1, queue to send a ticket to, …}.
+local id, item = ARGV[1], ARGV[2]
+local job = load(id)
+if not job or is_late(id, item, ARGV[3]) then return {0} end
+local kind, ms, needy = kind_of_item(job, item), tonumber(ARGV[4]), {}
+local queue = queue_of(job, kind)
+drop_lease(id, item)
+redis.call('HDEL', key(id, ':attempts'), item, item .. ':starts')
+redis.call('HDEL', P .. 'blame', ARGV[5])
+if MAY_START[job.status] then redis.call('HINCRBY', P .. 'backlog', queue, -1) end
+local pace = tonumber(redis.call('HGET', P .. 'pace', queue) or ms)
+redis.call('HSET', P .. 'pace', queue, string.format('%.1f', pace + (ms - pace) / 8))
+if kind == 'render' then
+  redis.call('SADD', key(id, ':done'), string.sub(item, 2))
+  job.batches_done = redis.call('HINCRBY', key(id), 'batches_done', 1)
+  redis.call('HINCRBY', key(id), 'render_ms', ms)
+else
+  job.chunks_done = redis.call('HINCRBY', key(id), 'chunks_done', 1)
+  redis.call('HINCRBY', key(id), 'sound_ms', ms)
+  tell(id, 'progress', cjson.encode({
+    frames_done = redis.call('HLEN', key(id, ':frames')),
+    frames_reused = job.frames_reused,
+    chunks_done = job.chunks_done,
+    started_ms = job.started_ms,
+  }))
+  publish(id)
+end
+move_on(job, tonumber(ARGV[6]), {unpack(ARGV, 7)})
+offer_all(job, needy)
+local waits = job.next_chunk < job.chunks_total and job.next_chunk == job.chunks_done
+return {1, waits and job.next_chunk ~= tonumber(ARGV[6]) and job.next_chunk or -1, unpack(needy)}
+
+--@ move
+-- ARGV id, chunk, the frames it needs, … · Makes ready what may start now; the queues to send a ticket to.
+local job, needy = load(ARGV[1]), {}
+if not job or not MAY_START[job.status] then return {} end
+move_on(job, tonumber(ARGV[2]), {unpack(ARGV, 3)})
+offer_all(job, needy)
+return needy
+
+--@ give_back
+-- ARGV id, item, why ('token' | 'worker' | 'expired'), token or worker's id, worker's name, reason or "", fence or ""
+-- Takes an item from an attempt that will not finish it and makes it ready again. With a reason it is counted: against
+-- the item, and against the worker when the attempts that it lost in a row are of three jobs.
+-- {0} when the item is not (or no longer) held so, else {1, times lost, queue to send a ticket to, …}.
+local id, item, why, who, name, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+if ARGV[7] ~= '' and redis.call('GET', P .. 'sweeper') ~= ARGV[7] then return {0} end
+local token, worker = holder(id, item)
+if why == 'expired' then
+  local expiry = redis.call('ZSCORE', P .. 'leases', id .. ' ' .. item)
+  if not expiry or tonumber(expiry) > now_ms() then return {0} end
+elseif (why == 'token' and token or worker) ~= who then
+  return {0}
+end
+drop_lease(id, item)
+local job, needy, losses = load(id), {}, 0
+if not job or not IS_LIVE[job.status] then return {0} end
+make_ready(job, item)
+if reason ~= '' then
+  losses = redis.call('HINCRBY', key(id, ':attempts'), item, 1)
+  redis.call('HSET', key(id, ':attempts'), item .. ':reason', reason)
+  tell(id, 'log', cjson.encode({message = item .. ' begins anew: ' .. reason}))
+  if name == '' and worker then name = string.match(worker, '^(.*)/[^/]*$') or worker end
+  local blame = redis.call('HGET', P .. 'blame', name) or ''
+  if not string.find(blame, id, 1, true) then blame = blame .. id .. ' ' end
+  redis.call('HSET', P .. 'blame', name, blame)
+  local _, jobs = string.gsub(blame, '%S+', '')
+  if jobs >= 3 then redis.call('HSET', P .. 'benched', name, now_ms() .. ' ' .. reason) end
+end
+offer(job, kind_of_item(job, item), needy)
+publish(id)
+return {1, losses, unpack(needy)}
+
+--@ reopen
+-- ARGV id, item, token, chunk, number of batches, batch, …, frame, … · Storage lost what an item needs: these batches
+-- are to be done again, and the sound from this chunk on. 0 when the attempt is late, else the queues for a ticket.
+local id, item, chunk, batches = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
+local job, needy = load(id), {}
+if not job or is_late(id, item, ARGV[3]) then return {0} end
+if MAY_START[job.status] then count_backlog(job, -1) end
+drop_lease(id, item)
+set(job, 'next_chunk', chunk, 'chunks_done', chunk, 'delivering', 0)
+for i = 6, 5 + batches do
+  if redis.call('SREM', key(id, ':done'), ARGV[i]) == 1 then set(job, 'batches_done', job.batches_done - 1) end
+  make_ready(job, 'b' .. ARGV[i])
+end
+for i = 6 + batches, #ARGV do redis.call('HDEL', key(id, ':frames'), ARGV[i]) end
+if MAY_START[job.status] then count_backlog(job, 1) end
+offer_all(job, needy)
+return {1, unpack(needy)}
+
+--@ finish
+-- ARGV id, status, item or "", token or "", field, value, … · Ends a job; 0 when it has ended, or the attempt is late.
+local job = load(ARGV[1])
+if not job or not IS_LIVE[job.status] then return 0 end
+if ARGV[3] ~= '' and is_late(job.id, ARGV[3], ARGV[4]) then return 0 end
+if ARGV[2] == 'succeeded' then drop_lease(job.id, ARGV[3]) end
+finish(job, ARGV[2], {unpack(ARGV, 5)})
+return 1
+
+--@ expire
+-- ARGV id, error in JSON · Fails a job that was to be started by now and was not.
+local job = load(ARGV[1])
+if not job or job.status ~= 'queued' or job.started_ms > 0 then return 0 end
+if job.expires_ms == 0 or job.expires_ms > now_ms() then return 0 end
+finish(job, 'failed', {'error', ARGV[2]})
+return 1
+
+--@ pause
+-- ARGV id · What runs comes to its end, nothing more is begun.
+local job = load(ARGV[1])
+if not job or not MAY_START[job.status] then return 0 end
+count_backlog(job, -1)
+set(job, 'status', 'paused')
+redis.call('ZREM', P .. 'jobs:queued', job.id)
+redis.call('ZREM', P .. 'jobs:expiring', job.id)
+redis.call('SREM', P .. 'jobs:running', job.id)
+offer_all(job)
+tell_status(job)
+return 1
+
+--@ resume
+-- ARGV id · {0} when the job is not paused, else {1, queue to send a ticket to, …}.
+local job, needy = load(ARGV[1]), {}
+if not job or job.status ~= 'paused' then return {0} end
+open(job, job.started_ms > 0 and 'running' or 'queued')
+offer_all(job, needy)
+tell_status(job)
+return {1, unpack(needy)}
+
+--@ retry
+-- ARGV id · A failed or canceled job goes on from what it has. {0} for any other, else {1, queue for a ticket, …}.
+local job, needy = load(ARGV[1]), {}
+if not job or (job.status ~= 'failed' and job.status ~= 'canceled') then return {0} end
+redis.call('HDEL', key(job.id), 'finished_ms', 'error', 'announced', 'expires_ms', 'outputs')
+redis.call('DEL', key(job.id, ':attempts'))
+redis.call('SREM', P .. 'jobs:ended', job.id)
+redis.call('PERSIST', key(job.id, ':events'))
+redis.call('HINCRBY', key(job.id), 'runs', 1)
+job.expires_ms = 0
+open(job, 'queued')
+offer_all(job, needy)
+tell_status(job)
+return {1, unpack(needy)}
+
+--@ forget
+-- ARGV id · Removes an ended job; its objects are looked for once more later. 0 when it lives or is not there.
+local id = ARGV[1]
+local job = load(id)
+if not job or IS_LIVE[job.status] then return 0 end
+for _, part in ipairs({'', ':frames', ':done', ':attempts', ':warnings', ':events', ':previews', ':leases'}) do
+  redis.call('DEL', key(id, part))
+end
+redis.call('ZREM', P .. 'jobs', id)
+redis.call('SREM', P .. 'jobs:ended', id)
+redis.call('ZADD', P .. 'jobs:deleted', now_ms(), id)
+publish(id)
+return 1
+
+--@ tell
+-- ARGV id, kind, data, frame or "" · Tells of something while its job lives. With a frame it is that frame's preview,
+-- unless the frame is finished.
+local id = ARGV[1]
+if not IS_LIVE[redis.call('HGET', key(id), 'status')] then return 0 end
+if ARGV[4] ~= '' then
+  if redis.call('HEXISTS', key(id, ':frames'), ARGV[4]) == 1 then return 0 end
+  redis.call('HSET', key(id, ':previews'), ARGV[4], ARGV[3])
+end
+tell(id, ARGV[2], ARGV[3])
+publish(id)
+return 1
+
+--@ overdue
+-- ARGV fence, lease in ms, longest pause between two sweeps in ms · The leases that ran out, as 'id item'. After a
+-- longer pause (Valkey or the sweeper was away, or a clock jumped) nobody could renew: all have one lease more.
+if redis.call('GET', P .. 'sweeper') ~= ARGV[1] then return {} end
+local now, lease_ms = now_ms(), tonumber(ARGV[2])
+local since = now - tonumber(redis.call('GET', P .. 'swept') or 0)
+redis.call('SET', P .. 'swept', now)
+local is_gap = since < 0 or since > tonumber(ARGV[3])
+local low, high = is_gap and '-inf' or now + 2 * lease_ms, is_gap and now + lease_ms or '+inf'
+for _, lease in ipairs(redis.call('ZRANGE', P .. 'leases', low, high, 'BYSCORE')) do
+  redis.call('ZADD', P .. 'leases', now + lease_ms, lease)
+end
+return redis.call('ZRANGE', P .. 'leases', '-inf', now, 'BYSCORE', 'LIMIT', 0, 1000)
+
+--@ mend
+-- ARGV id, fence · Finds what of a job is neither ready nor leased nor done, and makes it ready. {} when there is
+-- nothing to do, else {items found, next chunk if nothing at all goes on or -1, queue to send a ticket to, …}.
+local id = ARGV[1]
+if redis.call('GET', P .. 'sweeper') ~= ARGV[2] then return {} end
+local job, needy, found = load(id), {}, 0
+if not job or not IS_LIVE[job.status] then
+  redis.call('SREM', P .. 'jobs:active', id)
+  redis.call('SREM', P .. 'jobs:running', id)
+  return {}
+end
+local held, leases = ready_items(job), redis.call('HKEYS', key(id, ':leases'))
+local batches = redis.call('SCARD', key(id, ':done'))
+for _, item in ipairs(leases) do
+  held[item] = true
+  -- A lease that no sweep would find.
+  if not redis.call('ZSCORE', P .. 'leases', id .. ' ' .. item) then
+    redis.call('ZADD', P .. 'leases', now_ms(), id .. ' ' .. item)
+  end
+end
+for item in pairs(held) do
+  if string.sub(item, 1, 1) == 'b' then batches = batches + 1 end
+end
+local function find(item)
+  if not held[item] then
+    make_ready(job, item)
+    found = found + 1
+  end
+end
+if batches ~= job.next_batch then
+  for batch = 0, job.next_batch - 1 do
+    if redis.call('SISMEMBER', key(id, ':done'), batch) == 0 then find('b' .. batch) end
+  end
+end
+if job.next_chunk > job.chunks_done then find('c' .. job.chunks_done) end
+if job.delivering == 1 then find('deliver') end
+offer_all(job, needy)
+local is_idle = next(held) == nil and found == 0 and not has_fresh_batch(job) and MAY_START[job.status]
+if found == 0 and not is_idle and #needy == 0 then return {} end
+return {found, is_idle and job.next_chunk or -1, unpack(needy)}
