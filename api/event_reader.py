@@ -18,10 +18,9 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
-from shared.contracts import Status
+from shared.contracts import TERMINAL, Status
 from shared.job_events import Event, event_from_entry
-from shared.job_scripts import CHANNEL
-from shared.job_store import job_key
+from shared.job_store import EVENTS_CHANNEL, job_key
 
 log = structlog.get_logger()
 CLIENT_NAME: Final = "riffarm-events"
@@ -103,7 +102,7 @@ class EventReader:
         while True:
             with _noted("events are not heard"):
                 async with self._redis.pubsub() as channel:
-                    await channel.subscribe(CHANNEL)
+                    await channel.subscribe(EVENTS_CHANNEL)
                     # What was told while nobody listened.
                     self._wake([*self._followers])
                     async for message in channel.listen():
@@ -156,7 +155,7 @@ class Follower:
         # Before looking: what comes meanwhile is not missed.
         self.has_news.clear()
         news = await self._looked(last_id)
-        if news.events or news.status not in ("queued", "running"):
+        if news.events or news.status is None or news.status in TERMINAL:
             return news
         with suppress(TimeoutError):
             await asyncio.wait_for(self.has_news.wait(), _LOOK_AGAIN_S)

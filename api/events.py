@@ -89,8 +89,11 @@ async def follow_job(
 
 async def _told(job: dict[str, str], farm: Jobs, follower: Follower, last_id: str) -> AsyncIterator[bytes]:
     url = farm.view.url(job["id"])
+    if last_id == "0":
+        # A queued job keeps no events: thousands may wait.
+        yield format_sse_event(id="0-0", event="status", data_str='{"status":"queued","stage":null}')
     news = await follower.news(last_id)
-    while news.events or news.status in ("queued", "running"):
+    while news.events or news.status not in (None, *TERMINAL):
         if not news.events:
             yield KEEPALIVE_COMMENT
         for event in news.events:

@@ -20,12 +20,12 @@ import httpx
 from api.lengths import wrong_lengths
 from shared.catalogue import ModelEntry, seed_images
 from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, Job, RemixRequest, TrackRequest
-from shared.dispatch import Dispatcher
-from shared.endings import follow_up_end
+from shared.dispatch import Dispatcher, render_queue
+from shared.endings import follow_up_end, remove_job
 from shared.errors import FieldError, InvalidRequestError, RiffarmError
 from shared.job_store import JobStore, created_ms_from_job_id, new_job_id
 from shared.job_view import JobView
-from shared.object_store import ObjectStore, job_manifest_key
+from shared.object_store import ObjectStore, job_manifest_key, job_paused_key, job_result_key
 from shared.plan import Conversion, Plan, RenderRequest, ResolvedRequest, Sources
 from shared.resolving import resolve
 from shared.settings import Settings
@@ -193,22 +193,28 @@ class Jobs:
         """Record a job in storage, then in Redis, queue its first work; its id. All or nothing."""
         plan = self.plan(request)
         job_id = new_job_id()
-        fields = _fields_of(plan, created_ms_from_job_id(job_id))
+        fields = fields_of_plan(plan, created_ms_from_job_id(job_id), self.settings.job_window)
         self.job_store.check()
         self.object_store.put(job_manifest_key(job_id), json.dumps({"id": job_id, **fields}).encode())
         try:
-            self.job_store.create(job_id, fields)
             for sentence in plan.warnings:
                 self.job_store.warn(job_id, sentence)
-            self.dispatcher.move_on(job_id, plan)
+            queues = self.job_store.create(job_id, fields)
         except RiffarmError:
             # The client is told that nothing was recorded, so nothing may stay.
-            with contextlib.suppress(RiffarmError):
-                self.job_store.discard(job_id)
-            with contextlib.suppress(RiffarmError):
-                self.object_store.delete(job_manifest_key(job_id))
+            for undo in (self._undo_record, self._undo_manifest):
+                with contextlib.suppress(RiffarmError):
+                    undo(job_id)
             raise
+        self.dispatcher.send_tickets(queues)
         return job_id
+
+    def _undo_record(self, job_id: str) -> None:
+        self.job_store.finish(job_id, "canceled")
+        self.job_store.forget(job_id)
+
+    def _undo_manifest(self, job_id: str) -> None:
+        self.object_store.delete(job_manifest_key(job_id))
 
     def read(self, job_id: str) -> Job:
         """One job. Raises NotFoundError."""
@@ -219,6 +225,36 @@ class Jobs:
         self.job_store.finish(job_id, "canceled")
         follow_up_end(job_id, self.job_store, self.object_store, self.dispatcher)
         return self.read(job_id)
+
+    def pause(self, job_id: str) -> Job:
+        """Begin nothing more of a job; one that is paused or has ended stays as it is."""
+        if self.job_store.status(job_id) in ("queued", "running"):
+            # First in storage: a farm that is recovered from there must not render what was to wait.
+            self.object_store.put(job_paused_key(job_id), b"{}", "application/json")
+            self.job_store.pause(job_id)
+        return self.read(job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused job go on; any other stays as it is."""
+        if self.job_store.status(job_id) == "paused":
+            self.object_store.delete(job_paused_key(job_id))
+            self.dispatcher.send_tickets(self.job_store.resume(job_id) or ())
+        return self.read(job_id)
+
+    def retry(self, job_id: str) -> Job:
+        """Let a failed or canceled job go on from what it has; any other stays as it is."""
+        if self.job_store.status(job_id) in ("failed", "canceled"):
+            # First in storage: there it has ended for as long as its result is there.
+            for key in (job_result_key(job_id), job_paused_key(job_id)):
+                self.object_store.delete(key)
+            self.dispatcher.send_tickets(self.job_store.retry(job_id) or ())
+        return self.read(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Cancel a job if it lives, and remove it with all that is its own; what it shares with others (frames,
+        uploads) stays. Safe to call again after a failure; raises NotFoundError once it is gone."""
+        self.cancel(job_id)
+        remove_job(job_id, self.job_store, self.object_store)
 
     def page(
         self, limit: int, cursor: str | None, is_wanted: Callable[[dict[str, str]], bool]
@@ -236,18 +272,28 @@ class Jobs:
         return found, None
 
 
-def _fields_of(plan: Plan | Conversion, created_ms: int) -> dict[str, str | int | float]:
+def fields_of_plan(plan: Plan | Conversion, created_ms: int, window: int) -> dict[str, str | int | float]:
+    """What is recorded of a new job: what it is, how much work it is, and which queue it waits in."""
     request = plan.request
-    return {
+    fields: dict[str, str | int | float] = {
         "type": request.type,
         "created_ms": created_ms,
         "input": request.model_dump_json(),
         "sources": json.dumps(asdict(plan.sources)),
         "labels": json.dumps(request.labels),
         "frames_total": plan.frames_total,
+        "batches_total": plan.batches_total,
         "chunks_total": plan.chunks_total,
         "audio_s": plan.audio_s,
+        "tenant": "default",
+        "priority": request.priority,
+        "window": window,
     }
+    if request.expires_in_s:
+        fields["expires_ms"] = created_ms + 1_000 * request.expires_in_s
+    if isinstance(request, ConvertRequest):
+        return fields | {"ready:sound": "deliver", "delivering": 1}
+    return fields | {"render_queue": render_queue(request.model)}
 
 
 def _is_internal(host: str) -> bool:

@@ -25,6 +25,7 @@ from api.problems import ProblemDocument, install_problems
 from shared.catalogue import models
 from shared.dispatch import QUEUES, Dispatcher, celery_app
 from shared.errors import RiffarmError
+from shared.farm_state import FarmState
 from shared.job_store import JobStore
 from shared.logs import configure_logs
 from shared.object_store import object_store_from_url
@@ -33,12 +34,12 @@ from shared.settings import Settings, settings_from_environment
 
 def create_app(settings: Settings) -> FastAPI:
     """The gateway over the farm that `settings` name."""
-    job_store = JobStore(settings.redis_url)
+    job_store = JobStore(settings.redis_url, settings.lease_s)
     object_store = object_store_from_url(
         settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url
     )
     celery = celery_app(settings)
-    dispatcher = Dispatcher(celery, job_store, settings.job_window)
+    dispatcher = Dispatcher(celery)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -98,7 +99,7 @@ def _reasons_not_ready(farm: Jobs) -> dict[str, str | None]:
     except RiffarmError as error:
         reasons["storage"] = error.message
     try:
-        served = {queue for worker in farm.job_store.workers() for queue in worker["queues"]}
+        served = {queue for worker in FarmState(farm.job_store.redis).workers() for queue in worker["queues"]}
         missing = [queue for queue in QUEUES if queue not in served]
         reasons["workers"] = f"no worker serves {', '.join(missing)}" if missing else None
     except RiffarmError as error:

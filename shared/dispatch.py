@@ -100,7 +100,8 @@ def queues_from_names(names: str | None, models: Sequence[str]) -> list[str]:
     for name in (one.strip() for one in names.split(",")):
         meant = [queue for queue in served if name in (queue, kind_of_queue(queue))]
         if not meant:
-            raise ValueError(f"there is no queue {name!r} here; there are {', '.join(dict.fromkeys((*QUEUES, *served)))}")
+            known = ", ".join(dict.fromkeys((*QUEUES, *served)))
+            raise ValueError(f"there is no queue {name!r} here; there are {known}")
         chosen |= dict.fromkeys(meant)
     return [*chosen]
 
@@ -143,15 +144,15 @@ class Dispatcher:
         sweeper sends one wherever work waits and none is out."""
         for queue in dict.fromkeys(queues):
             try:
-                self._send(WORK, queue, queue=queue)
+                self._send(WORK, queue, {"queue": queue})
             except QueueUnavailableError as error:
                 log.warning("no ticket sent", queue=queue, error=error.message)
 
     def announce(self, job_id: str, event: WebhookEvent) -> None:
         """Queue the webhook for a job's end. Raises QueueUnavailableError when Redis does not answer."""
-        self._send(POST_WEBHOOK, WEBHOOK_QUEUE, job_id=job_id, event=event)
+        self._send(POST_WEBHOOK, WEBHOOK_QUEUE, {"job_id": job_id, "event": event})
 
-    def _send(self, task: str, queue: str, **arguments: str) -> None:
+    def _send(self, task: str, queue: str, arguments: dict[str, str]) -> None:
         try:
             self._app.send_task(task, kwargs=arguments, queue=queue)
         except (OperationalError, ConnectionError, TimeoutError) as error:

@@ -12,7 +12,7 @@ from typing import Final
 from shared.contracts import WebhookEvent
 from shared.dispatch import Dispatcher
 from shared.job_store import JobStore
-from shared.object_store import ObjectStore, job_result_key
+from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key
 
 _EVENTS: Final[dict[str, WebhookEvent]] = {
     "succeeded": "job.succeeded",
@@ -34,6 +34,20 @@ def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore, d
     result["outputs"] = json.loads(fields.get("outputs", "[]"))
     object_store.put(job_result_key(job_id), json.dumps(result).encode(), "application/json")
     dispatcher.announce(job_id, event)
-    for key in list(object_store.keys(f"jobs/{job_id}/chunks/")):
-        object_store.delete(key)
+    # What a failed or canceled job finished is kept: a retry goes on from there.
+    if fields["status"] == "succeeded":
+        for key in list(object_store.keys(f"jobs/{job_id}/chunks/")):
+            object_store.delete(key)
     job_store.set_announced(job_id)
+
+
+def remove_job(job_id: str, job_store: JobStore, object_store: ObjectStore) -> None:
+    """Remove an ended job with all that is its own. Safe to call again.
+
+    Raises TransientError when storage or Redis do not answer.
+    """
+    # First of all: without its manifest no recovery brings it back.
+    object_store.delete(job_manifest_key(job_id))
+    for key in list(object_store.keys(job_prefix(job_id))):
+        object_store.delete(key)
+    job_store.forget(job_id)

@@ -15,7 +15,6 @@ Keys, all under `riffarm:`
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
@@ -48,7 +47,7 @@ class FarmState:
     def beat(self, worker_id: str, record: Mapping[str, object]) -> None:
         """Say that a worker lives, and how it does."""
         with reachable():
-            self._redis.hset(f"{PREFIX}workers", worker_id, json.dumps({**record, "beat_s": time.time()}))
+            self._redis.hset(f"{PREFIX}workers", worker_id, json.dumps({**record, "beat_s": self._now_s()}))
 
     def workers(self) -> list[dict[str, Any]]:
         """Heartbeats of the workers that live, each with `id`, and `is_draining`, `benched` (why, or None)."""
@@ -57,7 +56,7 @@ class FarmState:
             pipe.hgetall(f"{PREFIX}draining")
             pipe.hgetall(f"{PREFIX}benched")
             beats, draining, benched = pipe.execute()
-        now_s = time.time()
+            now_s = self._now_s()
         found = []
         for worker_id, beat in sorted(beats.items()):
             record = json.loads(beat)
@@ -70,7 +69,8 @@ class FarmState:
         """Remove the traces of workers that have not reported for an hour."""
         with reachable():
             beats = cast("dict[str, str]", self._redis.hgetall(f"{PREFIX}workers"))
-            dead = [one for one, beat in beats.items() if time.time() - json.loads(beat)["beat_s"] > 3_600]
+            now_s = self._now_s()
+            dead = [one for one, beat in beats.items() if now_s - json.loads(beat)["beat_s"] > 3_600]
             if dead:
                 self._redis.hdel(f"{PREFIX}workers", *dead)
                 self._redis.hdel(f"{PREFIX}draining", *dead)
@@ -84,13 +84,18 @@ class FarmState:
     def drain(self, worker_id: str) -> None:
         """Have a worker hand back what it is at and take nothing more."""
         with reachable():
-            self._redis.hset(f"{PREFIX}draining", worker_id, round(time.time()))
+            self._redis.hset(f"{PREFIX}draining", worker_id, round(self._now_s()))
 
     def lift(self, worker: str) -> bool:
         """Let a benched worker take work again; False when it was not benched."""
         with reachable():
             self._redis.hdel(f"{PREFIX}blame", worker)
             return bool(self._redis.hdel(f"{PREFIX}benched", worker))
+
+    def _now_s(self) -> float:
+        # Redis' clock: those of machines may differ.
+        seconds, microseconds = self._redis.time()
+        return seconds + microseconds / 1e6
 
     def is_benched(self, worker: str) -> bool:
         """Whether a worker takes nothing more because of what it lost."""
@@ -118,7 +123,7 @@ class FarmState:
             for priority in PRIORITIES:
                 line = f"{PREFIX}queue:{queue}:{priority}"
                 tenants = cast("list[str]", self._redis.lrange(line, 0, -1))
-                waiting[priority] = sum(cast("int", self._redis.zcard(f"{line}:{tenant}")) for tenant in tenants)
+                waiting[priority] = sum(self._redis.zcard(f"{line}:{tenant}") for tenant in tenants)
         return waiting
 
     def queues_without_ticket(self) -> list[str]:

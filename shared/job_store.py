@@ -42,8 +42,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast
 
-import redis
-
 from shared.contracts import TERMINAL, Status
 from shared.errors import LeaseLostError, NotFoundError
 from shared.job_events import Event, EventKind, event_from_entry
@@ -258,7 +256,7 @@ class JobStore:
         is_held, *queues = self.move("reopen", *attempt[:3], chunk, len(batches), *batches, *frames)
         if not is_held:
             raise LeaseLostError
-        return queues
+        return cast("list[str]", queues)
 
     def finish(
         self,

@@ -63,6 +63,16 @@ def job_result_key(job_id: str) -> str:
     return f"jobs/{_name(job_id)}/result.json"
 
 
+def job_paused_key(job_id: str) -> str:
+    """What says that a job is paused."""
+    return f"jobs/{_name(job_id)}/paused.json"
+
+
+def job_prefix(job_id: str) -> str:
+    """Where all is kept that is one job's own."""
+    return f"jobs/{_name(job_id)}/"
+
+
 def chunk_key(job_id: str, part: int, chunk: int) -> str:
     """Where the sound of one chunk is kept; `part` and `chunk` count from 0."""
     return f"jobs/{_name(job_id)}/chunks/{part:03}-{chunk:05}.wav"

@@ -222,6 +222,14 @@ class Plan:
                     numbers.add(self.base_frames + part * self.part_joints + joint % self.part_joints)
         return sorted(numbers)
 
+    def batches_of_frame(self, number: int) -> set[int]:
+        """The batches that render this frame; of a joint those of both its frames."""
+        numbers: tuple[int, ...] = (number,)
+        if number >= self.base_frames:
+            joint = self.joint(number)
+            numbers = (joint.before, joint.after)
+        return {one // self.batch_size for one in numbers}
+
     def joint(self, index: int) -> Joint:
         """The joint with this frame number, base_frames <= index < frames_total."""
         part, joint = divmod(index - self.base_frames, self.part_joints)

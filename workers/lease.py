@@ -23,8 +23,12 @@ RENEW_EVERY_S: Final = 1.0
 class Lease:
     """Keeps an attempt's lease inside the block."""
 
-    def __init__(self, job_store: JobStore, attempt: Attempt, every_s: float = RENEW_EVERY_S) -> None:
+    def __init__(
+        self, job_store: JobStore, attempt: Attempt, is_stopping: threading.Event, every_s: float = RENEW_EVERY_S
+    ) -> None:
+        """`is_stopping` is set when the worker is to end."""
         self.attempt = attempt
+        self._is_stopping = is_stopping
         self._jobs = job_store
         self._every_s = every_s
         self._newest = Renewal(is_held=True, status="running", is_draining=False)
@@ -46,7 +50,7 @@ class Lease:
             raise JobCanceled
         if not newest.is_held:
             raise LeaseLostError
-        if newest.is_draining:
+        if newest.is_draining or self._is_stopping.is_set():
             raise WorkerDraining
 
     def _renew(self) -> None:

@@ -1,13 +1,14 @@
-"""The worker's entry: a Celery process with one child that loads the model once and runs the tasks.
+"""The worker's entry: a Celery process with one child that loads the model once and does the work.
 
-`python -m workers.main [--models a,b] [--queues a,b] [--name NAME]`. Owns the Celery side: registration, retries of
-what may pass, leases, heartbeat, what an error means for the job. Leaves out the work (`workers.tasks`).
+`python -m workers.main [--models a,b] [--queues a,b] [--name NAME]`. Owns the Celery side: registration, tickets,
+heartbeat, stopping. Leaves out what becomes of an item (`workers.attempts`) and the work (`workers.tasks`).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -15,50 +16,67 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-import stamina
+import billiard
 import structlog
 from celery import Celery, Task
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import setup_logging, worker_process_init, worker_shutdown, worker_shutting_down
 from redis.exceptions import RedisError
 
 from shared import dispatch
 from shared.catalogue import chosen_models, models
-from shared.contracts import JobFailure
-from shared.errors import JobCanceled, ObjectNotFoundError, QueueUnavailableError, RenderError, TransientError
-from shared.job_store import HEARTBEAT_TTL_S, JobStore
+from shared.errors import QueueUnavailableError, RenderError, TransientError
+from shared.farm_state import HEARTBEAT_TTL_S, FarmState
+from shared.job_store import JobStore
 from shared.logs import configure_logs
 from shared.object_store import object_store_from_url
 from shared.settings import settings_from_environment
 
 if TYPE_CHECKING:
+    from workers.attempts import Attempts
     from workers.diffusion import FramePipeline
     from workers.shelf import Shelf
+    from workers.tasks import Tasks
 
 log = structlog.get_logger()
 settings = settings_from_environment()
 app: Celery = dispatch.celery_app(settings)
 _WEBHOOK_RETRIES_S: Final = (5, 20)
 _NAME: Final = "RIFFARM_WORKER_NAME"
+_ID: Final = "RIFFARM_WORKER_ID"
 _QUEUES: Final = "RIFFARM_WORKER_QUEUES"
+_APP: Final = "RIFFARM_WORKER_APP"
+_STOP_SIGNAL: Final = signal.SIGUSR2
+"""From the parent to its child: hand back what is under way. SIGTERM would end it amid a write."""
 
 
 class _Child:
     """What the child process holds for its life; built in the child, never in the parent."""
 
     def __init__(self) -> None:
-        # Here and not at the top: the parent only passes messages on.
-        from workers.tasks import Tasks
-
-        self.jobs = JobStore(settings.redis_url)
-        objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
-        dispatcher = dispatch.Dispatcher(app, self.jobs, settings.job_window)
-        self.tasks = Tasks(settings, self.jobs, objects, dispatcher, self._pipeline, os.environ[_NAME])
+        self.name, self.id = os.environ[_NAME], os.environ[_ID]
+        self.is_stopping = threading.Event()
+        signal.signal(_STOP_SIGNAL, lambda number, frame: self.is_stopping.set())
+        self.jobs = JobStore(settings.redis_url, settings.lease_s)
+        self.farm = FarmState(self.jobs.redis)
         self.queues = os.environ[_QUEUES].split(",")
         self.models = dispatch.models_of_queues(self.queues)
         self.device = "cpu"
+        self.state = "starting"
         # A worker for sound alone does without torch, which is half a gigabyte.
         self.shelf = self._shelf() if self.models else None
+        self.tasks, self.attempts = self._attempts()
+        self.attempts.lose_predecessors("its process died")
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _attempts(self) -> tuple[Tasks, Attempts]:
+        # Here and not at the top: the parent only passes messages on.
+        from workers.attempts import Attempts
+        from workers.tasks import Tasks
+
+        objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
+        dispatcher = dispatch.Dispatcher(app)
+        tasks = Tasks(settings, self.jobs, objects, dispatcher, renderer(self), self.name)
+        return tasks, Attempts(self.jobs, tasks, dispatcher, self.name, self.id, self.is_stopping)
 
     def _shelf(self) -> Shelf[FramePipeline]:
         import torch
@@ -72,7 +90,8 @@ class _Child:
         self.device = str(shelf.get(self.models[0]).device)
         return shelf
 
-    def _pipeline(self, name: str, revision: str) -> FramePipeline:
+    def pipeline(self, name: str, revision: str) -> FramePipeline:
+        """A model by name and revision, loaded. Raises RenderError when this worker has no such model."""
         if self.shelf is None:
             raise RenderError("This worker makes sound and has no models.")
         if (own := self.shelf.revision(name)) != revision:
@@ -80,26 +99,42 @@ class _Child:
             raise RenderError(f"The job was planned for {name} {revision}; this worker has {own}.")
         return self.shelf.get(name)
 
+    def work(self, queue: str) -> None:
+        """See one item of a queue through; a benched worker waits here, and takes nothing, until it is lifted."""
+        outcome = self.attempts.work(queue)
+        while outcome == "benched" and not self.is_stopping.wait(2.0):
+            if not self.farm.is_benched(self.name):
+                return
+
     def _beat(self) -> None:
         while True:
             try:
-                self.jobs.beat(os.environ[_NAME], self._record())
+                self.farm.beat(self.id, self._record())
             except (QueueUnavailableError, RedisError) as error:
                 log.warning("no heartbeat", error=str(error))
             threading.Event().wait(HEARTBEAT_TTL_S / 3)
 
     def _record(self) -> dict[str, object]:
-        """What others may know: kinds of queues served, models served and loaded, where, in how much memory."""
+        """What others may know: queues served, models served and loaded, what it is at, where, in how much memory."""
+        current = self.attempts.current
         return {
-            "name": os.environ[_NAME],
+            "name": self.name,
             "pid": os.getpid(),
             "queues": [*dict.fromkeys(map(dispatch.kind_of_queue, self.queues))],
             "models": self.models,
             "loaded": self.shelf.loaded if self.shelf else [],
+            "job": current and current.job_id,
+            "item": current and current.item,
+            "items_done": self.attempts.items_done,
             "device": self.device,
             "memory_bytes": self.shelf.used_bytes if self.shelf else 0,
             "memory_budget_bytes": self.shelf.budget_bytes if self.shelf else 0,
         }
+
+
+def renderer(child: _Child) -> Callable[[str, str], FramePipeline]:
+    """Where the models come from; a farm without models, to measure the rest, puts its own in this place."""
+    return child.pipeline
 
 
 _children: list[_Child] = []
@@ -123,68 +158,25 @@ def _start_child(**_: Any) -> None:
         os._exit(1)
 
 
-def _run(task: Task, step: Callable[..., None], item: str, job_id: str, **arguments: Any) -> None:
-    """Run one item of a job under its lease; what may pass is tried until it does, what is final fails the job."""
-    from workers.lease import renewed_lease
+@worker_shutting_down.connect
+def _stop_child(**_: Any) -> None:
+    """Have the child hand back what it is at: the running task then ends by itself, and so does the worker."""
+    for process in billiard.active_children():
+        os.kill(process.pid, _STOP_SIGNAL)
 
-    child = _children[0]
-    delivery_tag = task.request.properties["delivery_tag"]
-    structlog.contextvars.bind_contextvars(job=job_id, task=task.name, **arguments)
+
+@worker_shutdown.connect
+def _sign_off(**_: Any) -> None:
     try:
-        with renewed_lease(child.jobs.redis, delivery_tag, settings.visibility_timeout_s / 3):
-            # Counted once a message: waiting for storage is no attempt.
-            if _patiently(_done_or_failed, child, job_id, lambda: child.tasks.start(job_id, item)):
-                _patiently(_done_or_failed, child, job_id, lambda: step(job_id, **arguments))
-            else:
-                log.info("nothing to do: the item is done or its job has ended")
-    except JobCanceled:
-        log.info("stopped: the job was canceled")
-    finally:
-        structlog.contextvars.unbind_contextvars("job", "task", *arguments)
+        FarmState(JobStore(settings.redis_url).redis).remove_worker(os.environ[_ID])
+    except QueueUnavailableError as error:
+        log.warning("not signed off", error=error.message)
 
 
-def _done_or_failed(child: _Child, job_id: str, work: Callable[[], Any]) -> Any:
-    """What the work answers; None when it failed the job."""
-    try:
-        return work()
-    except (JobCanceled, TransientError):
-        raise
-    except (RenderError, ObjectNotFoundError) as error:
-        log.error("job failed", error=error.message)  # noqa: TRY400 — the sentence says it all
-        child.tasks.fail(job_id, JobFailure(code="render_failed", message=error.message, retryable=False))
-    except Exception as error:
-        log.exception("job failed")
-        message = f"{type(error).__name__}: {error}"
-        child.tasks.fail(job_id, JobFailure(code="internal_error", message=message, retryable=True))
-    return None
-
-
-def _patiently(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call again, with growing pauses, for as long as storage or Redis do not answer: an accepted job is not lost."""
-    for attempt in stamina.retry_context(
-        on=(TransientError, RedisError), attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0
-    ):
-        with attempt:
-            return function(*arguments)
-    raise AssertionError("retries have no end")
-
-
-@app.task(name=dispatch.RENDER_BATCH, bind=True)
-def render_batch(task: Task, job_id: str, batch: int) -> None:
-    """Render one batch of frames."""
-    _run(task, _children[0].tasks.render_batch, f"b{batch}", job_id, batch=batch)
-
-
-@app.task(name=dispatch.SOUND_CHUNK, bind=True)
-def sound_chunk(task: Task, job_id: str, chunk: int) -> None:
-    """Turn one chunk of frames into sound."""
-    _run(task, _children[0].tasks.sound_chunk, f"c{chunk}", job_id, chunk=chunk)
-
-
-@app.task(name=dispatch.DELIVER, bind=True)
-def deliver(task: Task, job_id: str) -> None:
-    """Encode, upload and end a job."""
-    _run(task, _children[0].tasks.deliver, "deliver", job_id)
+@app.task(name=dispatch.WORK)
+def work(queue: str) -> None:
+    """Take the next item of a queue and see it through."""
+    _children[0].work(queue)
 
 
 @app.task(name=dispatch.POST_WEBHOOK, bind=True, max_retries=len(_WEBHOOK_RETRIES_S))
@@ -214,17 +206,15 @@ def main() -> None:
     """Become a Celery worker with one child process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", help="models to render with; all of the catalogue when left out")
-    parser.add_argument(
-        "--queues", help="queues or kinds of queues to serve, first ones first: deliver, sound, render, render.bulk, …"
-    )
+    parser.add_argument("--queues", help="queues to serve, first ones first: deliver, sound, render, render.MODEL")
     parser.add_argument("--name", default=socket.gethostname(), help="name in logs and heartbeats")
     options = parser.parse_args()
     queues = ",".join(_served(options.models, options.queues))
+    listens = f"{queues},{dispatch.WEBHOOK_QUEUE}" if dispatch.DELIVER_QUEUE in queues.split(",") else queues
     os.environ |= {
         _NAME: options.name,
+        _ID: f"{options.name}/{secrets.token_hex(4)}",
         _QUEUES: queues,
-        # A stop hands running work back to the queue at once instead of finishing it.
-        "REMAP_SIGTERM": "SIGQUIT",
         # Set before torch is imported: oversubscribed cores are an order of magnitude slower.
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
@@ -242,10 +232,10 @@ def main() -> None:
         "celery",
         "--quiet",
         "-A",
-        "workers.main:app",
+        os.environ.get(_APP, "workers.main:app"),
         "worker",
         "-Q",
-        queues,
+        listens,
     ]
     command += ["-n", f"{options.name}@%h", "-P", "prefork", "-c", "1", "--pool-start-method", "spawn"]
     os.execv(sys.executable, [*command, "--without-mingle", "--without-gossip", "--loglevel", "INFO"])  # noqa: S606

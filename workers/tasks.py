@@ -1,14 +1,17 @@
-"""What a worker does with a message: one batch of frames, one chunk of sound, one delivery, one webhook.
+"""What a worker does with an item: one batch of frames, one chunk of sound, one delivery; and one webhook.
 
-Each step reads the job, does its work, writes to storage, records that it is done and moves the job on; every one
-may run twice. Leaves out Celery (`workers.main`), the model (`workers.diffusion`) and the signal path.
+Each step does its work, writes to storage, records that it is done under its lease and makes ready what may follow;
+every one may run twice. Leaves out what errors mean (`workers.attempts`), the model (`workers.diffusion`) and the
+signal path.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -20,11 +23,11 @@ import structlog
 from PIL import Image
 
 from shared.contracts import JobFailure, Preview, RemixRequest, WebhookEvent
-from shared.dispatch import STAGE_OF_ITEM, Dispatcher, plan_of
+from shared.dispatch import Dispatcher, needed_frames, plan_from_texts
 from shared.endings import follow_up_end
-from shared.errors import JobCanceled, RenderError
+from shared.errors import LeaseLostError, ObjectNotFoundError, RenderError
 from shared.frames import Frame, frame_hash
-from shared.job_store import JobStore
+from shared.job_store import Attempt, JobStore
 from shared.job_view import JobView
 from shared.object_store import (
     ObjectStore,
@@ -37,6 +40,7 @@ from shared.settings import Settings
 from shared.spectrogram_params import DEFAULT_MAX_VALUE
 from workers.delivery import Delivery, image_from_bytes
 from workers.joins import Layout, joined_mel_amplitudes
+from workers.lease import Lease
 from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amplitudes
 from workers.seed_pictures import SeedPictures
 from workers.spectrogram import Array, mel_amplitudes_from_image
@@ -50,12 +54,15 @@ log = structlog.get_logger()
 _PREVIEW_S: Final = 0.5
 _UPLOADS: Final = 4
 """Frames on their way to storage at a time."""
-MAX_ATTEMPTS: Final = 3
-"""A work item that takes its worker down this often fails its job instead of being started again."""
+_RECORD_S: Final = 0.25
 
 
 class Tasks:
-    """The steps of a job, over the stores they read and write."""
+    """The steps of a job, over the stores they read and write.
+
+    Every step but the webhook's takes a lease and raises what its `check` raises, LeaseLostError when its report comes
+    too late, TransientError while a store does not answer, RenderError when the job cannot be rendered.
+    """
 
     def __init__(
         self,
@@ -76,22 +83,41 @@ class Tasks:
         self._worker = worker
         self._pictures = SeedPictures(object_store)
 
-    def render_batch(self, job_id: str, batch: int) -> None:
+    def run(self, lease: Lease) -> None:
+        """Do the item that the lease is for; begin what storage lost of what it needs anew."""
+        steps = {"b": self.render_batch, "c": self.sound_chunk, "d": self.deliver}
+        try:
+            steps[lease.attempt.item[0]](lease)
+        except ObjectNotFoundError as error:
+            if not self._reopened(lease):
+                raise RenderError(error.message) from error
+
+    def render_batch(self, lease: Lease) -> None:
         """Render what storage does not have yet of a batch's frames, and paint the joints whose frames are there."""
-        plan = self._plan(job_id)
+        plan, batch = self._plan(lease), lease.attempt.number
         started_s = time.monotonic()
-        self._render_missing(job_id, batch, plan, plan.batch_frames(batch))
+        self._render_missing(lease, plan, plan.batch_frames(batch))
         # The frames of this batch are stored: of two batches that share a joint the later one finds both its frames.
-        self._render_missing(job_id, batch, plan, [one for one in plan.batch_joints(batch) if self._is_open(plan, one)])
-        self._jobs.record_batch(job_id, batch, _ms_since(started_s))
-        self._dispatcher.move_on(job_id, plan, f"b{batch}")
+        self._render_missing(lease, plan, [one for one in plan.batch_joints(batch) if self._is_open(plan, one)])
+        self._finish_item(lease, plan, started_s)
+
+    def _finish_item(self, lease: Lease, plan: Plan, started_s: float) -> None:
+        """Count the item as done and have what may follow begun."""
+        attempt = lease.attempt
+        chunk = attempt.next_chunk
+        done = self._jobs.done(attempt, _ms_since(started_s), self._worker, chunk, needed_frames(plan, chunk))
+        queues = done.queues
+        if done.next_chunk is not None:
+            needed = needed_frames(plan, done.next_chunk)
+            queues = [*queues, *self._jobs.move_on(attempt.job_id, done.next_chunk, needed)]
+        self._dispatcher.send_tickets(queues)
 
     def _is_open(self, plan: Plan, number: int) -> bool:
         """Whether both frames of a joint are there to be painted over."""
         joint = plan.joint(number)
         return all(self._objects.exists(frame_key(frame_hash(plan.frame(one)))) for one in (joint.before, joint.after))
 
-    def _render_missing(self, job_id: str, batch: int, plan: Plan, numbers: Iterable[int]) -> None:
+    def _render_missing(self, lease: Lease, plan: Plan, numbers: Iterable[int]) -> None:
         """Render the frames or joints that storage does not have; equal ones once."""
         by_hash: dict[str, list[int]] = {}
         for number in numbers:
@@ -99,27 +125,26 @@ class Tasks:
         missing = {name: same for name, same in by_hash.items() if not self._objects.exists(frame_key(name))}
         ready = [number for name, same in by_hash.items() if name not in missing for number in same]
         if ready:
-            self._jobs.record_frames(job_id, batch, {number: {"reused": True} for number in ready})
+            self._jobs.record_frames(lease.attempt, {number: {"reused": True} for number in ready})
         if missing:
-            self._render(job_id, batch, plan, missing)
+            self._render(lease, plan, missing)
 
-    def _render(self, job_id: str, batch: int, plan: Plan, missing: dict[str, list[int]]) -> None:
+    def _render(self, lease: Lease, plan: Plan, missing: dict[str, list[int]]) -> None:
+        lease.check()
         pipeline = self._pipeline(plan.request.model, plan.sources.model_revision)
         names = list(missing)
         numbers = [missing[name][0] for name in names]
         frames = [plan.frame(number) for number in numbers]
-        self._warn_of_lost_words(job_id, pipeline, frames)
+        self._warn_of_lost_words(lease.attempt.job_id, pipeline, frames)
         pictures = [self._pictures.pair(plan, number) for number in numbers]
-        watch = _Watch(self._jobs, job_id, numbers, pipeline)
+        watch = _Watch(self._jobs, lease, numbers, pipeline)
+        recorder = _Recorder(self._jobs, lease.attempt)
 
         def store(index: int, image: Image.Image, seconds: float) -> None:
             self._objects.put(frame_key(names[index]), _png(image, plan), "image/png")
             record = {"s": round(seconds, 3), "memory_mb": pipeline.memory_mb, "worker": self._worker}
             first, *equal = missing[names[index]]
-            self._jobs.record_frames(
-                job_id, batch, {first: record | {"reused": False}} | {one: {"reused": True} for one in equal}
-            )
-            self._jobs.add_event(job_id, "log", {"message": f"frame {first}: {seconds:.2f} s on {self._worker}"})
+            recorder.add({first: record | {"reused": False}} | {one: {"reused": True} for one in equal})
             log.info("frame rendered", frame=first, **record)
 
         # Stored while the next ones are denoised: a device that renders has nothing to wait for.
@@ -137,6 +162,7 @@ class Tasks:
             )
             for future in stored:
                 future.result()
+        recorder.flush()
 
     def _warn_of_lost_words(self, job_id: str, pipeline: FramePipeline, frames: Iterable[Frame]) -> None:
         ends = [end for frame in frames for end in (frame.start, frame.end) if end]
@@ -144,11 +170,11 @@ class Tasks:
             if lost := pipeline.truncated_words(text):
                 self._jobs.warn(job_id, f"The model reads only the first part of a prompt; not read: {lost!r}")
 
-    def sound_chunk(self, job_id: str, chunk: int) -> None:
+    def sound_chunk(self, lease: Lease) -> None:
         """Turn a chunk's frames into sound, carrying on from the chunk before."""
-        plan = self._plan(job_id)
+        plan, job_id = self._plan(lease), lease.attempt.job_id
         started_s = time.monotonic()
-        one = plan.chunk(chunk)
+        one = plan.chunk(lease.attempt.number)
         state = None if one.is_first else StreamState.from_bytes(self._objects.get(_state_key(job_id, one, -1)))
         waveform, state = waveform_from_mel_amplitudes(
             self._mel_amplitudes(plan, one),
@@ -158,13 +184,12 @@ class Tasks:
             is_last=one.is_last,
             is_loop=plan.is_loop,
             device=self._settings.sound_device,
-            on_block=lambda fraction: self._stop_if_canceled(job_id),
+            on_block=lambda fraction: lease.check(),
         )
         if state:
             self._objects.put(_state_key(job_id, one), state.to_bytes())
         self._objects.put(chunk_key(job_id, one.part, one.index_in_part), _wav(waveform, plan), "audio/wav")
-        self._jobs.record_chunk(job_id, chunk, _ms_since(started_s))
-        self._dispatcher.move_on(job_id, plan, f"c{chunk}")
+        self._finish_item(lease, plan, started_s)
 
     def _mel_amplitudes(self, plan: Plan, chunk: Chunk) -> Array:
         first = chunk.part * plan.part_frames
@@ -189,13 +214,42 @@ class Tasks:
             (lambda index: mel_amplitudes(joint + index)) if plan.part_joints else None,
         )
 
-    def deliver(self, job_id: str) -> None:
+    def deliver(self, lease: Lease) -> None:
         """Make and upload the files of a job, end it, queue the news of it."""
         started_s = time.monotonic()
-        delivery = Delivery(job_id, self._jobs, self._objects, lambda: self._stop_if_canceled(job_id))
-        fields = delivery.outputs(plan_of(self._jobs.read(job_id)))
-        self._jobs.finish(job_id, "succeeded", fields | {"encode_ms": _ms_since(started_s)})
-        self._follow_up_end(job_id)
+        attempt = lease.attempt
+        delivery = Delivery(attempt.job_id, self._jobs, self._objects, lease.check)
+        fields = delivery.outputs(plan_from_texts(attempt.input, attempt.sources))
+        fields["encode_ms"] = _ms_since(started_s)
+        if not self._jobs.finish(attempt.job_id, "succeeded", fields, attempt):
+            raise LeaseLostError
+        self._follow_up_end(attempt.job_id)
+
+    def _reopened(self, lease: Lease) -> bool:
+        """Have frames or chunks that storage lost made again before the item is; False when nothing is lost."""
+        attempt = lease.attempt
+        plan = plan_from_texts(attempt.input, attempt.sources)
+        if isinstance(plan, Conversion):
+            return False
+        chunk = attempt.number if attempt.item.startswith("c") else 0
+        is_delivery = attempt.item == "deliver"
+        chunks = range(plan.chunks_total if is_delivery else chunk)
+        seen = range(plan.frames_total) if is_delivery else plan.chunk(chunk).needed_frames
+        frames = [one for one in seen if not self._objects.exists(frame_key(frame_hash(plan.frame(one))))]
+        lost = next((one for one in chunks if not self._has_chunk(attempt.job_id, plan.chunk(one))), None)
+        if not frames and lost is None:
+            return False
+        log.warning("storage lost what was finished; it is made again", frames=frames[:20], chunk=lost)
+        batches = {batch for frame in frames for batch in plan.batches_of_frame(frame)}
+        first = min([chunk, *([] if lost is None else [lost])]) if not is_delivery else 0
+        self._dispatcher.send_tickets(self._jobs.reopen(attempt, first, sorted(batches), frames))
+        return True
+
+    def _has_chunk(self, job_id: str, chunk: Chunk) -> bool:
+        keys = [chunk_key(job_id, chunk.part, chunk.index_in_part)]
+        if not chunk.is_last:
+            keys.append(_state_key(job_id, chunk))
+        return all(map(self._objects.exists, keys))
 
     def post_webhook(self, job_id: str, event: WebhookEvent) -> None:
         """Post the news of a job's end, signed. Raises WebhookFailedError when the receiver does not take it."""
@@ -212,31 +266,15 @@ class Tasks:
         status = post_webhook(webhook.url, delivery_id, body, secret.get_secret_value(), allow_loopback=allow_loopback)
         log.info("webhook delivered", event_type=event, status=status)
 
-    def fail(self, job_id: str, failure: JobFailure) -> None:
-        """End a job as failed; what it finished stays in storage."""
-        self._jobs.finish(job_id, "failed", {"error": failure.model_dump_json()})
-        self._follow_up_end(job_id)
+    def fail(self, attempt: Attempt, failure: JobFailure, *, is_held: bool = True) -> None:
+        """End the attempt's job as failed; what it finished stays in storage. A late attempt's word counts for nothing,
+        unless `is_held` says that its lease is known to be gone."""
+        fields = {"error": failure.model_dump_json()}
+        if self._jobs.finish(attempt.job_id, "failed", fields, attempt if is_held else None):
+            self._follow_up_end(attempt.job_id)
 
-    def start(self, job_id: str, item: str) -> bool:
-        """Note that an item is started; False when there is nothing to do: it is done, or its job has ended.
-
-        Raises RenderError when it took its worker down too often.
-        """
-        status, attempts, is_done = self._jobs.start(job_id, item, STAGE_OF_ITEM[item[0]])
-        if status not in ("queued", "running"):
-            if status is not None:
-                self._follow_up_end(job_id)
-            return False
-        if is_done:
-            # Given out twice, or its worker died before it moved the job on.
-            self._dispatcher.move_on(job_id, plan_of(self._jobs.read(job_id)), item)
-            return False
-        if attempts > MAX_ATTEMPTS:
-            raise RenderError(f"{self._what(job_id, item)} took its worker down {MAX_ATTEMPTS} times")
-        return True
-
-    def _plan(self, job_id: str) -> Plan:
-        plan = plan_of(self._jobs.read(job_id))
+    def _plan(self, lease: Lease) -> Plan:
+        plan = plan_from_texts(lease.attempt.input, lease.attempt.sources)
         if isinstance(plan, Conversion):
             raise RenderError("a conversion has nothing to render")
         return plan
@@ -244,23 +282,40 @@ class Tasks:
     def _follow_up_end(self, job_id: str) -> None:
         follow_up_end(job_id, self._jobs, self._objects, self._dispatcher)
 
-    def _what(self, job_id: str, item: str) -> str:
-        if item.startswith("b"):
-            frames = self._plan(job_id).batch_frames(int(item[1:]))
-            return f"rendering frames {frames.start} to {frames.stop - 1}"
-        return f"making the sound of chunk {item[1:]}" if item.startswith("c") else "making the files"
 
-    def _stop_if_canceled(self, job_id: str) -> None:
-        if self._jobs.status(job_id) != "running":
-            raise JobCanceled
+class _Recorder:
+    """Records finished frames, several at a time when they come faster than _RECORD_S."""
+
+    def __init__(self, jobs: JobStore, attempt: Attempt) -> None:
+        self._jobs = jobs
+        self._attempt = attempt
+        self._lock = threading.Lock()
+        self._frames: dict[int, Mapping[str, object]] = {}
+        self._recorded_s = -math.inf
+
+    def add(self, frames: Mapping[int, Mapping[str, object]]) -> None:
+        """Record frames now or with the next ones. Raises LeaseLostError when the attempt is late."""
+        with self._lock:
+            self._frames |= frames
+            if time.monotonic() - self._recorded_s >= _RECORD_S:
+                self._record()
+
+    def flush(self) -> None:
+        """Record what is left."""
+        with self._lock:
+            self._record()
+
+    def _record(self) -> None:
+        self._jobs.record_frames(self._attempt, self._frames)
+        self._frames, self._recorded_s = {}, time.monotonic()
 
 
 class _Watch:
-    """Looks on while frames are denoised: ends it when the job has ended, shows previews, counts seconds."""
+    """Looks on while frames are denoised: ends it when the lease says so, shows previews, counts seconds."""
 
-    def __init__(self, jobs: JobStore, job_id: str, numbers: Sequence[int], pipeline: FramePipeline) -> None:
+    def __init__(self, jobs: JobStore, lease: Lease, numbers: Sequence[int], pipeline: FramePipeline) -> None:
         self._jobs = jobs
-        self._job_id = job_id
+        self._lease = lease
         self._numbers = numbers
         self._pipeline = pipeline
         self._shown_s = self._since_s = time.monotonic()
@@ -269,9 +324,8 @@ class _Watch:
         self._each_s = 0.0
 
     def step(self, step: Step) -> None:
-        """Raise JobCanceled when the job has ended; show how far one frame is, at most every _PREVIEW_S."""
-        if self._jobs.status(self._job_id) != "running":
-            raise JobCanceled
+        """Raise what the lease raises; show how far one frame is, at most every _PREVIEW_S."""
+        self._lease.check()
         self._together = step.frames
         if time.monotonic() - self._shown_s >= _PREVIEW_S:
             self._shown_s = time.monotonic()
@@ -283,7 +337,7 @@ class _Watch:
                 steps=step.steps,
                 image=self._pipeline.preview(step.clean()[turn]),
             )
-            self._jobs.add_event(self._job_id, "preview", preview.model_dump())
+            self._jobs.add_event(self._lease.attempt.job_id, "preview", preview.model_dump())
 
     def seconds_each(self) -> float:
         """Seconds the frame took whose picture is there now: an equal share of those denoised with it."""

@@ -10,14 +10,15 @@ import socket
 import sys
 
 from shared.errors import QueueUnavailableError
-from shared.job_store import JobStore
+from shared.farm_state import FarmState
+from shared.redis_connection import redis_from_url
 
 
 def main() -> None:
     """Exit with 0, or with 1 and the reason."""
     name = socket.gethostname()
     try:
-        workers = JobStore(os.environ["RIFFARM_REDIS_URL"]).workers()
+        workers = FarmState(redis_from_url(os.environ["RIFFARM_REDIS_URL"])).workers()
     except QueueUnavailableError as error:
         sys.exit(error.message)
     if name not in {worker["name"] for worker in workers}:

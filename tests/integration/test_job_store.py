@@ -6,9 +6,9 @@ import json
 from typing import cast
 
 import pytest
+from shared.job_scripts import EVENTS_KEPT, EVENTS_TTL_S
 
 from shared.errors import NotFoundError
-from shared.job_scripts import EVENTS_KEPT, EVENTS_TTL_S
 from shared.job_store import JobStore
 
 RENDERED = {"reused": False, "s": 1.25, "memory_mb": 900, "worker": "w1"}

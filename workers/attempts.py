@@ -1,0 +1,177 @@
+"""One attempt at an item, from taking it to whatever comes of it.
+
+Owns what an end means: finished, canceled, too late, handed back, lost, failed. What may pass is tried again with
+growing pauses and counted nowhere; what goes wrong for no known reason is tried elsewhere, up to MAX_LOSSES times.
+Leaves out the work (`workers.tasks`) and Celery (`workers.main`).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import stamina
+import structlog
+from redis.exceptions import RedisError
+
+from shared.contracts import JobFailure
+from shared.dispatch import Dispatcher, plan_from_texts
+from shared.errors import (
+    JobCanceled,
+    LeaseLostError,
+    QueueUnavailableError,
+    RenderError,
+    RiffarmError,
+    TransientError,
+    WorkerDraining,
+)
+from shared.job_store import Attempt, JobStore, Returned
+from shared.plan import Plan
+from workers.lease import Lease
+from workers.tasks import Tasks
+
+log = structlog.get_logger()
+MAX_LOSSES: Final = 3
+"""An item that took so many workers down, or went wrong so often, fails its job instead of being tried again."""
+_PATIENCE_S: Final = 45.0
+"""How long a worker tries again before others may: the fault may be its own."""
+_PAUSE_AFTER_LOSS_S: Final = 2.0
+
+
+class Attempts:
+    """Takes items for one worker and sees them through."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        tasks: Tasks,
+        dispatcher: Dispatcher,
+        worker: str,
+        worker_id: str,
+        is_stopping: threading.Event,
+    ) -> None:
+        """`worker` is its name, `worker_id` tells this run of it from others; `is_stopping` is set when to end."""
+        self._jobs = jobs
+        self._tasks = tasks
+        self._dispatcher = dispatcher
+        self._worker = worker
+        self._worker_id = worker_id
+        self._is_stopping = is_stopping
+        self.current: Attempt | None = None
+        self.items_done = 0
+
+    def work(self, queue: str) -> str:
+        """Take a queue's next item and see it through: "done" or "none", or why there is nothing for this worker."""
+        take = patiently(lambda: self._jobs.take(queue, self._worker, self._worker_id))
+        if take.has_more or take.refusal:
+            self._dispatcher.send_tickets([queue])
+        if take.attempt is None:
+            return take.refusal or "none"
+        self.current = take.attempt
+        structlog.contextvars.bind_contextvars(job=take.attempt.job_id, item=take.attempt.item)
+        try:
+            with Lease(self._jobs, take.attempt, self._is_stopping) as lease:
+                self._see_through(lease)
+        finally:
+            self.current = None
+            structlog.contextvars.unbind_contextvars("job", "item")
+        return "done"
+
+    def _see_through(self, lease: Lease) -> None:
+        attempt = lease.attempt
+        try:
+            patiently(lambda: self._tasks.run(lease), _PATIENCE_S, lease.check)
+            self.items_done += 1
+        except JobCanceled:
+            log.info("stopped: the job has ended")
+        except LeaseLostError:
+            log.warning("late: another attempt has taken over; what this one reports is refused", token=attempt.token)
+        except WorkerDraining:
+            self._give_back(attempt)
+        except TransientError as error:
+            log.warning("handed back: what it needs does not answer", error=error.message)
+            self._give_back(attempt)
+            self._let_others()
+        except RenderError as error:
+            log.error("job failed", error=error.message)  # noqa: TRY400 — the sentence says it all
+            failure = JobFailure(code="render_failed", message=error.message, retryable=False)
+            patiently(lambda: self._tasks.fail(attempt, failure))
+        except Exception as error:
+            log.exception("attempt failed")
+            reason = error.message if isinstance(error, RiffarmError) else f"{type(error).__name__}: {error}"
+            self._give_back(attempt, reason[:500])
+            self._let_others()
+
+    def _let_others(self) -> None:
+        # Another worker may fare better; and not all at once when it is well again.
+        self._is_stopping.wait(_PAUSE_AFTER_LOSS_S * (1 + random.random()))  # noqa: S311 — a pause, not a secret
+
+    def _give_back(self, attempt: Attempt, reason: str = "") -> None:
+        returned = patiently(lambda: self._jobs.give_back(attempt, self._worker, reason))
+        self._follow_loss(attempt, returned, reason)
+
+    def lose_predecessors(self, reason: str) -> None:
+        """Give back what this worker's process before this one held: it can only have died."""
+        for (job_id, item), worker_id in patiently(self._jobs.leases).items():
+            if worker_id == self._worker_id:
+                self._lose(job_id, item, reason)
+
+    def _lose(self, job_id: str, item: str, reason: str) -> None:
+        returned = patiently(lambda: self._jobs.give_back_of(self._worker_id, job_id, item, reason))
+        fields = patiently(lambda: self._jobs.read(job_id))
+        attempt = Attempt(job_id, item, "", 0, fields["input"], fields["sources"], 0, self._worker_id)
+        self._follow_loss(attempt, returned, reason)
+
+    def _follow_loss(self, attempt: Attempt, returned: Returned | None, reason: str) -> None:
+        if returned:
+            follow_loss(attempt, returned, reason, self._tasks, self._dispatcher)
+
+
+def follow_loss(attempt: Attempt, returned: Returned, reason: str, tasks: Tasks, dispatcher: Dispatcher) -> None:
+    """What follows when an attempt's item was given back: it begins elsewhere, or fails its job once too often lost."""
+    if returned.losses < MAX_LOSSES:
+        log.info("given back", item=attempt.item, losses=returned.losses)
+        dispatcher.send_tickets(returned.queues)
+        return
+    message = f"{what(attempt)} failed {returned.losses} times; the last time: {reason}"
+    log.error("job failed", error=message)
+    failure = JobFailure(code="poison", message=message, retryable=True)
+    patiently(lambda: tasks.fail(attempt, failure, is_held=False))
+
+
+def what(attempt: Attempt) -> str:
+    """What an item is, in words."""
+    if attempt.item.startswith("c"):
+        return f"making the sound of chunk {attempt.item[1:]}"
+    plan = plan_from_texts(attempt.input, attempt.sources)
+    if attempt.item.startswith("b") and isinstance(plan, Plan):
+        frames = plan.batch_frames(attempt.number)
+        return f"rendering frames {frames.start} to {frames.stop - 1}"
+    return "making the files"
+
+
+def patiently(
+    function: Callable[[], Any], patience_s: float | None = None, check: Callable[[], None] = lambda: None
+) -> Any:
+    """Call again, with growing pauses, while storage or Redis do not answer: an accepted job is not lost.
+
+    Raises the TransientError after `patience_s`, None: never; but while Redis is away there is nobody to tell. Raises
+    what `check` raises before another try.
+    """
+    deadline_s = None if patience_s is None else time.monotonic() + patience_s
+
+    def may_pass(error: Exception) -> bool:
+        if not isinstance(error, TransientError | RedisError):
+            return False
+        is_patient = deadline_s is None or time.monotonic() < deadline_s
+        return is_patient or isinstance(error, QueueUnavailableError | RedisError)
+
+    for attempt in stamina.retry_context(on=may_pass, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
+        with attempt:
+            if attempt.num > 1:
+                check()
+            return function()
+    raise AssertionError("retries have no end")
