@@ -1,0 +1,82 @@
+"""A worker whose model costs nothing: everything else of it is real.
+
+Start one as `RIFFARM_WORKER_APP=tests.stub_worker:app python -m workers.main …` from the repository's root; set for
+`riffarm up`, all its workers are such. What a frame looks like depends on its hash alone, so the same request always
+gives the same sound. RIFFARM_STUB_FRAME_S makes a frame take that long, in steps between which it can be canceled. A
+prompt with the word `kills` kills the process that renders it, and one with `breaks` raises an error.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, Final
+
+from PIL import Image
+
+import workers.main
+from shared.frames import Frame, frame_hash
+from workers.main import app
+
+__all__ = ["app"]
+STEPS: Final = 8
+ROWS: Final = 512
+
+
+class StubPipeline:
+    """Stands in for workers.diffusion.FramePipeline: gives a picture for each frame, at once or after a while."""
+
+    memory_mb = 1
+
+    def truncated_words(self, prompt: str) -> str:
+        """Everything is read."""
+        return ""
+
+    def preview(self, latents: Any) -> str:
+        """A picture of nothing."""
+        return "data:,"
+
+    def render(
+        self,
+        frames: Sequence[Frame],
+        seed_images: Any = None,
+        mask_images: Any = None,
+        *,
+        on_step: Callable[[Any], None],
+        on_picture: Callable[[int, Image.Image], None],
+    ) -> None:
+        """Tell of every frame's steps and of its picture, one frame after the other."""
+        frame_s = float(os.environ.get("RIFFARM_STUB_FRAME_S", "0"))
+        for index, frame in enumerate(frames):
+            _obey(frame.start.prompt)
+            for step in range(STEPS):
+                time.sleep(frame_s / STEPS)
+                on_step(SimpleNamespace(frames=[index], step=step, steps=STEPS, clean=lambda: [None]))
+            on_picture(index, picture(frame))
+
+
+def picture(frame: Frame) -> Image.Image:
+    """Eight grey lines whose places its hash tells."""
+    name = frame_hash(frame)
+    image = Image.new("RGB", (frame.columns, ROWS), "white")
+    for place in range(0, 16, 2):
+        row = ROWS - 8 - int(name[place : place + 2], 16) * 3 // 2
+        image.paste((90, 90, 90), (0, row, frame.columns, row + 3))
+    return image
+
+
+def _obey(prompt: str) -> None:
+    if "kills" in prompt:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "breaks" in prompt:
+        raise RuntimeError("the stub was told to break")
+
+
+# The child that a worker spawns imports these, so that what follows holds there too.
+app.conf.imports = ("tests.stub_worker",)
+# No model is loaded, and every model's name is taken.
+workers.main._Child._shelf = lambda self: None  # type: ignore[method-assign,assignment,return-value]
+workers.main.renderer = lambda child: lambda name, revision: StubPipeline()  # type: ignore[assignment,return-value]
