@@ -154,14 +154,15 @@ class Follower:
         """
         # Before looking: what comes meanwhile is not missed.
         self.has_news.clear()
-        news = await self._looked(last_id)
+        news = await self.look(last_id)
         if news.events or news.status is None or news.status in TERMINAL:
             return news
         with suppress(TimeoutError):
             await asyncio.wait_for(self.has_news.wait(), _LOOK_AGAIN_S)
-        return await self._looked(last_id)
+        return await self.look(last_id)
 
-    async def _looked(self, last_id: str) -> News:
+    async def look(self, last_id: str) -> News:
+        """What is there after the event with this id, at once."""
         return News([], None) if self._reader.is_closed else await self._reader.news(self._job_id, last_id)
 
 

@@ -90,8 +90,7 @@ async def follow_job(
 async def _told(job: dict[str, str], farm: Jobs, follower: Follower, last_id: str) -> AsyncIterator[bytes]:
     url = farm.view.url(job["id"])
     if last_id == "0":
-        # A queued job keeps no events: thousands may wait.
-        yield format_sse_event(id="0-0", event="status", data_str='{"status":"queued","stage":null}')
+        yield format_sse_event(id="0-0", event="status", data_str=await _first_status(job, follower))
     news = await follower.news(last_id)
     while news.events or news.status not in (None, *TERMINAL):
         if not news.events:
@@ -105,6 +104,17 @@ async def _told(job: dict[str, str], farm: Jobs, follower: Follower, last_id: st
         news = await follower.news(last_id)
     async for part in _ended(job["id"], farm, last_id):
         yield part
+
+
+async def _first_status(job: dict[str, str], follower: Follower) -> str:
+    """The status that the first event is preceded by: that of a job that waits is not kept, since thousands may."""
+    first = {"status": "queued", "stage": None}
+    if job["status"] != "queued":
+        events = (await follower.look("0")).events
+        if not events or events[0].kind != "status":
+            # What was first is gone: there was too much to tell, or the farm was recovered from storage.
+            first = {"status": job["status"], "stage": job["stage"] or None}
+    return json.dumps(first)
 
 
 async def _ended(job_id: str, farm: Jobs, last_id: str) -> AsyncIterator[bytes]:

@@ -19,13 +19,13 @@ import httpx
 
 from api.lengths import wrong_lengths
 from shared.catalogue import ModelEntry, seed_images
-from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, Job, RemixRequest, TrackRequest
+from shared.contracts import MAX_DURATION_S, TERMINAL, ClipRequest, ConvertRequest, Job, RemixRequest, TrackRequest
 from shared.dispatch import Dispatcher, render_queue
 from shared.endings import follow_up_end, remove_job
 from shared.errors import FieldError, InvalidRequestError, RiffarmError
 from shared.job_store import JobStore, created_ms_from_job_id, new_job_id
 from shared.job_view import JobView
-from shared.object_store import ObjectStore, job_manifest_key, job_paused_key, job_result_key
+from shared.object_store import ObjectStore, job_manifest_key, job_paused_key, job_result_key, job_retry_key
 from shared.plan import Conversion, Plan, RenderRequest, ResolvedRequest, Sources
 from shared.resolving import resolve
 from shared.settings import Settings
@@ -197,9 +197,9 @@ class Jobs:
         self.job_store.check()
         self.object_store.put(job_manifest_key(job_id), json.dumps({"id": job_id, **fields}).encode())
         try:
+            queues = self.job_store.create(job_id, fields)
             for sentence in plan.warnings:
                 self.job_store.warn(job_id, sentence)
-            queues = self.job_store.create(job_id, fields)
         except RiffarmError:
             # The client is told that nothing was recorded, so nothing may stay.
             for undo in (self._undo_record, self._undo_manifest):
@@ -236,25 +236,32 @@ class Jobs:
 
     def resume(self, job_id: str) -> Job:
         """Let a paused job go on; any other stays as it is."""
-        if self.job_store.status(job_id) == "paused":
+        if self.job_store.status(job_id) not in (None, *TERMINAL):
+            # Of a running job too: a pause that was cut short may have left it.
             self.object_store.delete(job_paused_key(job_id))
             self.dispatcher.send_tickets(self.job_store.resume(job_id) or ())
         return self.read(job_id)
 
     def retry(self, job_id: str) -> Job:
         """Let a failed or canceled job go on from what it has; any other stays as it is."""
-        if self.job_store.status(job_id) in ("failed", "canceled"):
-            # First in storage: there it has ended for as long as its result is there.
-            for key in (job_result_key(job_id), job_paused_key(job_id)):
-                self.object_store.delete(key)
-            self.dispatcher.send_tickets(self.job_store.retry(job_id) or ())
+        fields = self.job_store.read(job_id)
+        if fields["status"] in ("failed", "canceled"):
+            runs = int(fields["runs"])
+            # First in storage, where the result of the run before counts no more then, also when who ended that run
+            # writes it only now.
+            self.object_store.delete(job_paused_key(job_id))
+            self.object_store.put(job_retry_key(job_id, runs + 1), b"{}", "application/json")
+            self.object_store.delete(job_result_key(job_id, runs))
+            self.dispatcher.send_tickets(self.job_store.retry(job_id, runs) or ())
         return self.read(job_id)
 
     def delete(self, job_id: str) -> None:
         """Cancel a job if it lives, and remove it with all that is its own; what it shares with others (frames,
         uploads) stays. Safe to call again after a failure; raises NotFoundError once it is gone."""
         self.cancel(job_id)
-        remove_job(job_id, self.job_store, self.object_store)
+        while not remove_job(job_id, self.job_store, self.object_store):
+            # It was retried meanwhile.
+            self.cancel(job_id)
 
     def page(
         self, limit: int, cursor: str | None, is_wanted: Callable[[dict[str, str]], bool]

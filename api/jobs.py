@@ -1,6 +1,7 @@
-"""Jobs over HTTP: submit, plan, read, list, cancel, and the outputs on local disk.
+"""Jobs over HTTP: submit, plan, read, list, and the outputs on local disk.
 
-Owns paths, parameters, headers and documentation. Leaves out the work behind them (`api.intake`).
+Owns paths, parameters, headers and documentation. Leaves out the work behind them (`api.intake`), and what can be done
+to a job (`api.control`).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _farm(request: Request) -> Jobs:
 Farm = Annotated[Jobs, Depends(_farm)]
 
 
-def _answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(job.model_dump_json(), status, headers, media_type="application/json")
 
 
@@ -81,7 +82,7 @@ async def submit_job(body: JobRequest, farm: Farm, prefer: Annotated[str, Header
         await asyncio.sleep(_POLL_S)
         job = await run_in_threadpool(farm.read, job_id)
     headers = {"Location": f"/v1/jobs/{job_id}"} | ({"Preference-Applied": f"wait={wait_s}"} if wait_s else {})
-    return _answer(job, 202, headers)
+    return answer(job, 202, headers)
 
 
 def _wait_s(prefer: str) -> int:
@@ -174,19 +175,7 @@ def list_jobs(
 )
 def read_job(job_id: str, farm: Farm) -> Response:
     """One job as it is now."""
-    return _answer(farm.read(job_id))
-
-
-@router.post(
-    "/{job_id}/cancel",
-    response_model=Job,
-    dependencies=authorized,
-    responses=responses("not_found", "unauthorized", "queue_unavailable"),
-    summary="Cancel a job",
-)
-def cancel_job(job_id: str, farm: Farm) -> Response:
-    """Stop a job: at once when it waits, between two denoising steps when it runs. Safe to call twice."""
-    return _answer(farm.cancel(job_id))
+    return answer(farm.read(job_id))
 
 
 @router.head("/{job_id}/outputs/{name}", include_in_schema=False)

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_swagger import patch_fastapi
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from api import events, jobs, uploads
+from api import control, events, jobs, uploads
 from api.access import RequestGuard, is_loopback
 from api.event_reader import EventReader
 from api.intake import Jobs
@@ -61,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))
     install_problems(app)
     app.include_router(jobs.router)
+    app.include_router(control.router)
     app.include_router(events.router)
     app.include_router(uploads.router)
     _add_farm_routes(app)

@@ -301,8 +301,11 @@ class JobUrls(_Contract):
 
     self: str
     events: str
-    cancel: str
     frames: str
+    cancel: str
+    pause: str
+    resume: str
+    retry: str
 
 
 class Job(_Contract):
@@ -321,6 +324,7 @@ class Job(_Contract):
     outputs: list[Output]
     previews: list[Preview] = Field(description="Frames that are being denoised just now.")
     error: JobFailure | None
+    attempts: int = Field(description="How often it was begun: once, and once more for each retry.")
     warnings: list[str]
     metrics: Metrics
     labels: dict[str, str]

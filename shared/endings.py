@@ -12,9 +12,9 @@ from typing import Final
 from shared.contracts import WebhookEvent
 from shared.dispatch import Dispatcher
 from shared.job_store import JobStore
-from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key
+from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key, job_retry_key
 
-_EVENTS: Final[dict[str, WebhookEvent]] = {
+EVENTS: Final[dict[str, WebhookEvent]] = {
     "succeeded": "job.succeeded",
     "failed": "job.failed",
     "canceled": "job.canceled",
@@ -27,22 +27,32 @@ def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore, d
     Raises TransientError when storage or Redis do not answer; NotFoundError when there is no such job.
     """
     fields = job_store.read(job_id)
-    event = _EVENTS.get(fields["status"])
+    event = EVENTS.get(fields["status"])
     if event is None or fields["announced"] == "1":
         return
+    runs = int(fields["runs"])
     result = {name: fields.get(name) for name in ("status", "finished_ms", "error")}
     result["outputs"] = json.loads(fields.get("outputs", "[]"))
-    object_store.put(job_result_key(job_id), json.dumps(result).encode(), "application/json")
+    # Under the run's own number: one that was retried meanwhile has not ended because of this.
+    object_store.put(job_result_key(job_id, runs), json.dumps(result).encode(), "application/json")
     dispatcher.announce(job_id, event)
     # What a failed or canceled job finished is kept: a retry goes on from there.
     if fields["status"] == "succeeded":
         for key in list(object_store.keys(f"jobs/{job_id}/chunks/")):
             object_store.delete(key)
-    job_store.set_announced(job_id)
+    job_store.set_announced(job_id, runs)
 
 
-def remove_job(job_id: str, job_store: JobStore, object_store: ObjectStore) -> None:
-    """Remove an ended job with all that is its own. Safe to call again.
+def runs_of(job_id: str, object_store: ObjectStore) -> int:
+    """How often a job was retried, as storage has it: it has ended there if it has a result of that number."""
+    runs = 0
+    while object_store.exists(job_retry_key(job_id, runs + 1)):
+        runs += 1
+    return runs
+
+
+def remove_job(job_id: str, job_store: JobStore, object_store: ObjectStore) -> bool:
+    """Remove an ended job with all that is its own; False when it was retried meanwhile. Safe to call again.
 
     Raises TransientError when storage or Redis do not answer.
     """
@@ -50,4 +60,4 @@ def remove_job(job_id: str, job_store: JobStore, object_store: ObjectStore) -> N
     object_store.delete(job_manifest_key(job_id))
     for key in list(object_store.keys(job_prefix(job_id))):
         object_store.delete(key)
-    job_store.forget(job_id)
+    return job_store.forget(job_id)

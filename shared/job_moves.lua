@@ -152,6 +152,9 @@ end
 -- An attempt whose lease is gone is late: what it reports is refused.
 local function is_late(id, item, token) return holder(id, item) ~= token end
 
+-- The part of a worker's id that is its name.
+local function name_of(worker) return string.match(worker, '^(.*)/[^/]*$') or worker end
+
 -- A job's way on. ----------------------------------------------------------------------------------------------------
 
 -- Makes ready what may start now: chunk `chunk`, if it is the next and the frames it needs are there, and the delivery.
@@ -175,6 +178,8 @@ end
 -- Ends a job. What was under way goes back to what is ready, so that a retry begins where this ended; without leases
 -- those who still work on it are late.
 local function finish(job, status, fields)
+  -- What frees memory comes first: so it is not refused when there is none left.
+  redis.call('SREM', P .. 'jobs:active', job.id)
   if MAY_START[job.status] then count_backlog(job, -1) end
   for _, item in ipairs(redis.call('HKEYS', key(job.id, ':leases'))) do
     drop_lease(job.id, item)
@@ -183,7 +188,6 @@ local function finish(job, status, fields)
   set(job, 'status', status, 'stage', '', 'finished_ms', now_ms(), 'announced', 0, unpack(fields))
   redis.call('ZREM', P .. 'jobs:queued', job.id)
   redis.call('ZREM', P .. 'jobs:expiring', job.id)
-  redis.call('SREM', P .. 'jobs:active', job.id)
   redis.call('SREM', P .. 'jobs:running', job.id)
   redis.call('SADD', P .. 'jobs:ended', job.id)
   redis.call('DEL', key(job.id, ':previews'))
@@ -249,6 +253,16 @@ local function take_item(job)
   return item
 end
 
+-- Counted, but from the present time on in an empty Valkey: whoever works on from before it was emptied is late too.
+local function new_token(now)
+  local token = redis.call('INCR', P .. 'tokens')
+  if token == 1 then
+    token = now * 1000
+    redis.call('SET', P .. 'tokens', string.format('%.0f', token))
+  end
+  return string.format('%.0f', token)
+end
+
 local function begin(job, item)
   local stage = STAGE_OF_ITEM[string.sub(item, 1, 1)]
   if job.status == 'queued' then
@@ -277,7 +291,7 @@ for _, class in ipairs(order) do
       if job and MAY_START[job.status] and has_work(job, kind) and not has_expired then
         local item = take_item(job)
         begin(job, item)
-        local token = tostring(redis.call('INCR', P .. 'tokens'))
+        local token = new_token(now)
         redis.call('HSET', key(id, ':leases'), item, token .. ' ' .. worker)
         redis.call('ZADD', P .. 'leases', now + lease_ms, id .. ' ' .. item)
         local starts = redis.call('HINCRBY', key(id, ':attempts'), item .. ':starts', 1)
@@ -352,7 +366,7 @@ if not job or is_late(id, item, ARGV[3]) then return {0} end
 local kind, ms, needy = kind_of_item(job, item), tonumber(ARGV[4]), {}
 local queue = queue_of(job, kind)
 drop_lease(id, item)
-redis.call('HDEL', key(id, ':attempts'), item, item .. ':starts')
+redis.call('HDEL', key(id, ':attempts'), item, item .. ':starts', item .. ':reason')
 redis.call('HDEL', P .. 'blame', ARGV[5])
 if MAY_START[job.status] then redis.call('HINCRBY', P .. 'backlog', queue, -1) end
 local pace = tonumber(redis.call('HGET', P .. 'pace', queue) or ms)
@@ -380,7 +394,7 @@ return {1, waits and job.next_chunk ~= tonumber(ARGV[6]) and job.next_chunk or -
 --@ move
 -- ARGV id, chunk, the frames it needs, … · Makes ready what may start now; the queues to send a ticket to.
 local job, needy = load(ARGV[1]), {}
-if not job or not MAY_START[job.status] then return {} end
+if not job or not IS_LIVE[job.status] then return {} end
 move_on(job, tonumber(ARGV[2]), {unpack(ARGV, 3)})
 offer_all(job, needy)
 return needy
@@ -401,13 +415,13 @@ elseif (why == 'token' and token or worker) ~= who then
 end
 drop_lease(id, item)
 local job, needy, losses = load(id), {}, 0
-if not job or not IS_LIVE[job.status] then return {0} end
+if not token or not job then return {0} end
 make_ready(job, item)
 if reason ~= '' then
   losses = redis.call('HINCRBY', key(id, ':attempts'), item, 1)
   redis.call('HSET', key(id, ':attempts'), item .. ':reason', reason)
   tell(id, 'log', cjson.encode({message = item .. ' begins anew: ' .. reason}))
-  if name == '' and worker then name = string.match(worker, '^(.*)/[^/]*$') or worker end
+  if name == '' then name = name_of(worker) end
   local blame = redis.call('HGET', P .. 'blame', name) or ''
   if not string.find(blame, id, 1, true) then blame = blame .. id .. ' ' end
   redis.call('HSET', P .. 'blame', name, blame)
@@ -424,12 +438,23 @@ return {1, losses, unpack(needy)}
 local id, item, chunk, batches = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local job, needy = load(id), {}
 if not job or is_late(id, item, ARGV[3]) then return {0} end
-if MAY_START[job.status] then count_backlog(job, -1) end
 drop_lease(id, item)
-set(job, 'next_chunk', chunk, 'chunks_done', chunk, 'delivering', 0)
-for i = 6, 5 + batches do
-  if redis.call('SREM', key(id, ':done'), ARGV[i]) == 1 then set(job, 'batches_done', job.batches_done - 1) end
-  make_ready(job, 'b' .. ARGV[i])
+if MAY_START[job.status] then count_backlog(job, -1) end
+if string.sub(item, 1, 1) == 'b' then
+  make_ready(job, item)
+else
+  set(job, 'next_chunk', chunk, 'chunks_done', chunk, 'delivering', 0)
+end
+for i = 5 + batches, 6, -1 do
+  local batch = 'b' .. ARGV[i]
+  if redis.call('SREM', key(id, ':done'), ARGV[i]) == 1 then
+    set(job, 'batches_done', job.batches_done - 1)
+    make_ready(job, batch)
+  elseif holder(id, batch) then
+    -- Under way, but it found a frame that is lost now: it begins anew too.
+    drop_lease(id, batch)
+    make_ready(job, batch)
+  end
 end
 for i = 6 + batches, #ARGV do redis.call('HDEL', key(id, ':frames'), ARGV[i]) end
 if MAY_START[job.status] then count_backlog(job, 1) end
@@ -441,7 +466,11 @@ return {1, unpack(needy)}
 local job = load(ARGV[1])
 if not job or not IS_LIVE[job.status] then return 0 end
 if ARGV[3] ~= '' and is_late(job.id, ARGV[3], ARGV[4]) then return 0 end
-if ARGV[2] == 'succeeded' then drop_lease(job.id, ARGV[3]) end
+if ARGV[2] == 'succeeded' then
+  local _, worker = holder(job.id, ARGV[3])
+  if worker then redis.call('HDEL', P .. 'blame', name_of(worker)) end
+  drop_lease(job.id, ARGV[3])
+end
 finish(job, ARGV[2], {unpack(ARGV, 5)})
 return 1
 
@@ -476,9 +505,11 @@ tell_status(job)
 return {1, unpack(needy)}
 
 --@ retry
--- ARGV id · A failed or canceled job goes on from what it has. {0} for any other, else {1, queue for a ticket, …}.
+-- ARGV id, retries until now or "" · A failed or canceled job goes on from what it has. {0} for any other, and for one
+-- that another has retried, else {1, queue for a ticket, …}.
 local job, needy = load(ARGV[1]), {}
 if not job or (job.status ~= 'failed' and job.status ~= 'canceled') then return {0} end
+if ARGV[2] ~= '' and (redis.call('HGET', key(job.id), 'runs') or '0') ~= ARGV[2] then return {0} end
 redis.call('HDEL', key(job.id), 'finished_ms', 'error', 'announced', 'expires_ms', 'outputs')
 redis.call('DEL', key(job.id, ':attempts'))
 redis.call('SREM', P .. 'jobs:ended', job.id)
@@ -489,6 +520,20 @@ open(job, 'queued')
 offer_all(job, needy)
 tell_status(job)
 return {1, unpack(needy)}
+
+--@ announced
+-- ARGV id, retries before this end · Notes that all that follows from a job's end is done; 0 when it was retried.
+local job = load(ARGV[1])
+if not job or IS_LIVE[job.status] then return 0 end
+if (redis.call('HGET', key(job.id), 'runs') or '0') ~= ARGV[2] then return 0 end
+set(job, 'announced', 1)
+redis.call('SREM', P .. 'jobs:ended', job.id)
+return 1
+
+--@ warn
+-- ARGV id, sentence · Attaches a sentence to a job; one that was deleted leaves no key behind.
+if redis.call('EXISTS', key(ARGV[1])) == 0 then return 0 end
+return redis.call('SADD', key(ARGV[1], ':warnings'), ARGV[2])
 
 --@ forget
 -- ARGV id · Removes an ended job; its objects are looked for once more later. 0 when it lives or is not there.
@@ -561,7 +606,7 @@ local function find(item)
   end
 end
 if batches ~= job.next_batch then
-  for batch = 0, job.next_batch - 1 do
+  for batch = job.next_batch - 1, 0, -1 do
     if redis.call('SISMEMBER', key(id, ':done'), batch) == 0 then find('b' .. batch) end
   end
 end

@@ -52,7 +52,7 @@ EVENTS_CHANNEL: Final = f"{PREFIX}events"
 """Where the id of a job with new events is published."""
 _JOB_ID: Final = re.compile("job_[0-9a-z]{1,64}")
 _PARTS: Final = ("", ":frames", ":done", ":leases", ":attempts", ":warnings", ":events", ":previews")
-_COUNTERS: Final = ("batches_done", "chunks_done", "frames_reused", "render_ms", "sound_ms", "encode_ms")
+_COUNTERS: Final = ("batches_done", "chunks_done", "frames_reused", "render_ms", "sound_ms", "encode_ms", "runs")
 _MOVES_FILE: Final = Path(__file__).with_name("job_moves.lua")
 _AT_ONCE: Final = 1_000
 
@@ -168,10 +168,13 @@ class JobStore:
         frames: Mapping[int, Mapping[str, object]],
         batches: Collection[int],
     ) -> list[str]:
-        """Record a job anew with what storage has of it: finished frames and batches; as `create`."""
+        """Record a job anew with what storage has of it: finished frames and batches; as `create`.
+
+        `fields` must agree with them: batches_done, next_batch and, of the batches before that, the others as ready.
+        """
+        if self.status(job_id) is not None:
+            return []
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            for part in (":frames", ":done", ":leases", ":attempts"):
-                pipe.delete(job_key(job_id, part))
             records = {str(number): json.dumps({"frame": number, **record}) for number, record in frames.items()}
             if records:
                 pipe.hset(job_key(job_id, ":frames"), mapping=cast("Any", records))
@@ -285,33 +288,33 @@ class JobStore:
         """Let a paused job go on; the queues that need a ticket, None when it is not paused."""
         return self._opened("resume", job_id)
 
-    def retry(self, job_id: str) -> list[str] | None:
-        """Let a failed or canceled job go on from what it has; as `resume`."""
-        return self._opened("retry", job_id)
+    def retry(self, job_id: str, runs: int | None = None) -> list[str] | None:
+        """Let a failed or canceled job, retried `runs` times until now, go on from what it has; as `resume`."""
+        return self._opened("retry", job_id, "" if runs is None else runs)
 
-    def _opened(self, name: str, job_id: str) -> list[str] | None:
-        is_open, *queues = self.move(name, job_id)
+    def _opened(self, name: str, job_id: str, *arguments: str | int) -> list[str] | None:
+        is_open, *queues = self.move(name, job_id, *arguments)
         return queues if is_open else None
 
     def forget(self, job_id: str) -> bool:
         """Remove an ended job; False when it lives or is not there."""
         return bool(self.move("forget", job_id))
 
-    def set_announced(self, job_id: str) -> None:
-        """Note that all that follows from a job's end is done."""
-        with reachable(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(job_key(job_id), "announced", 1)
-            pipe.srem(f"{PREFIX}jobs:ended", job_id)
-            pipe.execute()
+    def set_announced(self, job_id: str, runs: int) -> bool:
+        """Note that all that follows from a job's end after `runs` retries is done; False when it was retried since."""
+        return bool(self.move("announced", job_id, runs))
 
     # Reading.
 
     def read(self, job_id: str) -> dict[str, str]:
         """All fields of a job, with what its other keys hold as the fields below. Raises NotFoundError."""
-        return self.read_many([job_id])[0]
+        found = self.read_many([job_id])
+        if not found:
+            raise NotFoundError(f"There is no job {job_id}.")
+        return found[0]
 
     def read_many(self, job_ids: Sequence[str]) -> list[dict[str, str]]:
-        """All fields of several jobs in one round trip. Raises NotFoundError for the first that is not there."""
+        """All fields of several jobs in one round trip, without those that are not there."""
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hgetall(job_key(job_id))
@@ -324,7 +327,7 @@ class JobStore:
         for index, job_id in enumerate(job_ids):
             fields, frames_done, warnings, rank, previews = answers[5 * index : 5 * index + 5]
             if not fields:
-                raise NotFoundError(f"There is no job {job_id}.")
+                continue
             seen = {
                 "frames_done": str(frames_done),
                 "queue_position": "" if rank is None else str(rank + 1),
@@ -370,5 +373,4 @@ class JobStore:
 
     def warn(self, job_id: str, sentence: str) -> None:
         """Attach a sentence that the client should read."""
-        with reachable():
-            self.redis.sadd(job_key(job_id, ":warnings"), sentence)
+        self.move("warn", job_id, sentence)

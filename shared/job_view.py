@@ -75,7 +75,8 @@ class JobView:
             warnings=json.loads(fields["warnings"]),
             metrics=_metrics(fields),
             labels=json.loads(fields["labels"]),
-            urls=JobUrls(self=url, events=f"{url}/events", cancel=f"{url}/cancel", frames=f"{url}/frames"),
+            attempts=1 + int(fields["runs"]),
+            urls=JobUrls(self=url, **{name: f"{url}/{name}" for name in JobUrls.model_fields if name != "self"}),
         )
 
     def _output(self, job_id: str, output: dict[str, Any]) -> Output:

@@ -58,9 +58,14 @@ def job_manifest_key(job_id: str) -> str:
     return f"jobs/{_name(job_id)}/manifest.json"
 
 
-def job_result_key(job_id: str) -> str:
-    """Where a job's terminal state is kept."""
-    return f"jobs/{_name(job_id)}/result.json"
+def job_result_key(job_id: str, runs: int = 0) -> str:
+    """Where a job's terminal state is kept: how it ended after it was retried `runs` times."""
+    return f"jobs/{_name(job_id)}/result{f'-{runs}' if runs else ''}.json"
+
+
+def job_retry_key(job_id: str, runs: int) -> str:
+    """What says that a job was retried for the `runs`th time: only a result of then counts."""
+    return f"jobs/{_name(job_id)}/retry-{runs}.json"
 
 
 def job_paused_key(job_id: str) -> str:

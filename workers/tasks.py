@@ -24,8 +24,8 @@ from PIL import Image
 
 from shared.contracts import JobFailure, Preview, RemixRequest, WebhookEvent
 from shared.dispatch import Dispatcher, needed_frames, plan_from_texts
-from shared.endings import follow_up_end
-from shared.errors import LeaseLostError, ObjectNotFoundError, RenderError
+from shared.endings import EVENTS, follow_up_end
+from shared.errors import LeaseLostError, NotFoundError, ObjectNotFoundError, RenderError
 from shared.frames import Frame, frame_hash
 from shared.job_store import Attempt, JobStore
 from shared.job_view import JobView
@@ -231,18 +231,19 @@ class Tasks:
         plan = plan_from_texts(attempt.input, attempt.sources)
         if isinstance(plan, Conversion):
             return False
-        chunk = attempt.number if attempt.item.startswith("c") else 0
-        is_delivery = attempt.item == "deliver"
-        chunks = range(plan.chunks_total if is_delivery else chunk)
-        seen = range(plan.frames_total) if is_delivery else plan.chunk(chunk).needed_frames
-        frames = [one for one in seen if not self._objects.exists(frame_key(frame_hash(plan.frame(one))))]
-        lost = next((one for one in chunks if not self._has_chunk(attempt.job_id, plan.chunk(one))), None)
-        if not frames and lost is None:
+        seen, chunks = _read_by(plan, attempt)
+        # Of what was finished: a batch looks at frames of its neighbours, which may not have begun.
+        finished = self._jobs.frames(attempt.job_id, seen)
+        frames = [one for one in finished if not self._objects.exists(frame_key(frame_hash(plan.frame(one))))]
+        # The first lost one; those before an item's own are all that it reads.
+        first = next((one for one in chunks if not self._has_chunk(attempt.job_id, plan.chunk(one))), chunks.stop)
+        if not frames and first == chunks.stop:
             return False
-        log.warning("storage lost what was finished; it is made again", frames=frames[:20], chunk=lost)
+        log.warning("storage lost what was finished; it is made again", frames=frames[:20], from_chunk=first)
         batches = {batch for frame in frames for batch in plan.batches_of_frame(frame)}
-        first = min([chunk, *([] if lost is None else [lost])]) if not is_delivery else 0
-        self._dispatcher.send_tickets(self._jobs.reopen(attempt, first, sorted(batches), frames))
+        queues = self._jobs.reopen(attempt, first, sorted(batches), frames)
+        queues += self._jobs.move_on(attempt.job_id, first, needed_frames(plan, first))
+        self._dispatcher.send_tickets(queues)
         return True
 
     def _has_chunk(self, job_id: str, chunk: Chunk) -> bool:
@@ -253,13 +254,22 @@ class Tasks:
 
     def post_webhook(self, job_id: str, event: WebhookEvent) -> None:
         """Post the news of a job's end, signed. Raises WebhookFailedError when the receiver does not take it."""
-        fields = self._jobs.read(job_id)
+        try:
+            fields = self._jobs.read(job_id)
+        except NotFoundError:
+            log.info("no webhook: the job was deleted")
+            return
         webhook = self._view.job(fields).input.webhook
         secret = self._settings.webhook_secret
         if webhook is None or secret is None or event not in webhook.events:
             return
-        # Constant over retries and restarts, so that a receiver can tell a repeat.
+        if EVENTS.get(fields["status"]) != event:
+            log.info("no webhook: the job was retried", event_type=event)
+            return
+        # Constant over attempts and restarts, so that a receiver can tell a repeat; a retried job has another.
         delivery_id = f"dlv_{job_id.removeprefix('job_')}_{event.removeprefix('job.')}"
+        if fields["runs"] != "0":
+            delivery_id += f"_{fields['runs']}"
         at = datetime.fromtimestamp(int(fields["finished_ms"]) / 1_000, UTC)
         body = webhook_body(event, self._view.job(fields), at)
         allow_loopback = self._settings.webhook_allow_loopback
@@ -346,6 +356,16 @@ class _Watch:
             self._each_s = (now_s - self._since_s) / len(self._together)
             self._timed, self._since_s = self._together, now_s
         return self._each_s
+
+
+def _read_by(plan: Plan, attempt: Attempt) -> tuple[Sequence[int], range]:
+    """The frames and the chunks that an item is made of."""
+    if attempt.item == "deliver":
+        return range(plan.frames_total), range(plan.chunks_total)
+    if attempt.item.startswith("c"):
+        return plan.chunk(attempt.number).needed_frames, range(attempt.number)
+    joints = map(plan.joint, plan.batch_joints(attempt.number))
+    return [frame for joint in joints for frame in (joint.before, joint.after)], range(0)
 
 
 def _ms_since(started_s: float) -> int:

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import redis
 import uvicorn
 
 from api.main import GatewayServer, create_app
+from shared.job_store import Attempt, JobStore
 from shared.settings import Settings
 from tests.conftest import Valkey, free_port, wait_until
 
@@ -23,9 +24,23 @@ RENDERED = {"reused": False, "s": 1.25, "memory_mb": 900, "worker": "w1"}
 PREVIEW = {"frame": 0, "step": 3, "steps": 20, "image": "data:image/png;base64,AAAA"}
 
 
-def queued_batches(valkey: Valkey) -> int:
+def waiting_batches(valkey: Valkey) -> int:
+    with redis.Redis(port=valkey.port, decode_responses=True) as client:
+        backlog = cast("dict[str, str]", client.hgetall("riffarm:backlog"))
+        return sum(int(items) for queue, items in backlog.items() if queue.startswith("render."))
+
+
+def tickets(valkey: Valkey) -> int:
     with redis.Redis(port=valkey.port) as client:
         return sum(client.llen(queue) for queue in client.scan_iter("render.*"))  # type: ignore[misc]
+
+
+def taken(job_store: JobStore, job_id: str, queue: str = "render.riffarm-mini") -> Attempt:
+    """What a worker gets that looks into a queue where this job alone waits."""
+    attempt = job_store.take(queue, "w1", "w1/1").attempt
+    assert attempt
+    assert attempt.job_id == job_id
+    return attempt
 
 
 def job_keys(valkey: Valkey) -> list[bytes]:

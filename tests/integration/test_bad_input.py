@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from api.main import create_app
 from shared.settings import Settings
 from tests.conftest import SECRET, Valkey
-from tests.integration.gateway_probes import CLIP, TRACK, job_keys, queued_batches, recorded
+from tests.integration.gateway_probes import CLIP, TRACK, job_keys, recorded, waiting_batches
 from tests.tiny_audio import FORMATS, cut, write_tone
 
 WRONG: list[tuple[str, Any, str]] = [
@@ -104,7 +104,7 @@ def test_a_wrong_field_is_named_and_nothing_is_recorded(
     assert field in [error["field"] for error in problem["errors"]], problem
     assert all(error["message"] for error in problem["errors"])
     assert job_keys(valkey) == []
-    assert (queued_batches(valkey), recorded(settings)) == (0, [])
+    assert (waiting_batches(valkey), recorded(settings)) == (0, [])
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"type": "clip", "prompt": "\xff\xfe"}', b"\x00\x01", b"[" * 100_000])
@@ -113,7 +113,7 @@ def test_a_body_that_is_no_json_is_a_400(gateway: TestClient, valkey: Valkey, co
     answer = gateway.post("/v1/jobs", content=content, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422)
     assert answer.json()["code"] in ("malformed_body", "invalid_request")
-    assert queued_batches(valkey) == 0
+    assert waiting_batches(valkey) == 0
 
 
 def test_a_body_that_is_not_declared_as_json_is_a_415(gateway: TestClient) -> None:
@@ -221,7 +221,7 @@ def test_storage_down_is_a_503_and_nothing_is_half_recorded(
     assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
     assert "retry-after" in answer.headers
     assert job_keys(valkey) == []
-    assert queued_batches(valkey) == 0
+    assert waiting_batches(valkey) == 0
 
 
 def test_redis_down_is_a_503_and_nothing_is_half_recorded(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from shared.job_events import Event
 from shared.job_store import JobStore
 from shared.settings import Settings
 from tests.conftest import free_port
-from tests.integration.gateway_probes import CLIP, PREVIEW, RENDERED, TRACK, served, submitted
+from tests.integration.gateway_probes import CLIP, PREVIEW, RENDERED, TRACK, served, submitted, taken
 
 
 @pytest.fixture
@@ -63,11 +63,15 @@ def gateway_between(url: str, streams: Callable[[BaseHTTPRequestHandler, httpx.R
 
 def steps_of_a_worker(job_store: JobStore, job_id: str) -> Iterator[Any]:
     """What happens to a job, one step each time it is asked for."""
-    yield job_store.start(job_id, "b0", "rendering")
+    attempt = taken(job_store, job_id)
+    yield
     yield job_store.add_event(job_id, "preview", PREVIEW)
-    yield job_store.record_frames(job_id, 0, {0: RENDERED})
-    yield job_store.record_frames(job_id, 0, {1: RENDERED | {"s": 0.75}})
+    yield job_store.record_frames(attempt, {0: RENDERED})
+    yield job_store.record_frames(attempt, {1: RENDERED | {"s": 0.75}})
     yield job_store.finish(job_id, "canceled")
+
+
+KINDS = ["status", "status", "preview", *["log", "frame", "progress"] * 2, "status", "completed"]
 
 
 def followed(url: str, job_id: str, job_store: JobStore) -> tuple[list[Job], list[Event]]:
@@ -86,9 +90,9 @@ def test_a_followed_job_is_seen_after_each_event(url: str, job_store: JobStore) 
     job_id = submitted(url, TRACK)
     seen, events = followed(url, job_id, job_store)
     kinds = [event.kind for event in events]
-    assert kinds == ["status", "status", "preview", "frame", "progress", "frame", "progress", "status", "completed"]
+    assert kinds == KINDS
     assert [event.data["seconds"] for event in events if event.kind == "frame"] == [1.25, 0.75]
-    assert [job.progress.frames_done for job in seen] == [0, 0, 0, 0, 0, 1, 1, 2, 2, 2]
+    assert [job.progress.frames_done for job in seen] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert [job.status for job in seen[:3]] == ["queued", "queued", "running"]
     with Client(url) as client:
         assert seen[-1] == client.job(job_id)
@@ -116,7 +120,7 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(url: str, job_store: Jo
     with gateway_between(url, breaking) as address:
         seen, events = followed(address, job_id, job_store)
     kinds = [event.kind for event in events]
-    assert kinds == ["status", "status", "preview", "frame", "progress", "frame", "progress", "status", "completed"]
+    assert kinds == KINDS
     assert seen[-1].status == "canceled"
     assert asked_after == [None, *(event.id for event in events[1:-1:2])]
 
@@ -148,8 +152,7 @@ def test_following_what_is_not_there_is_an_error(url: str) -> None:
 def test_the_command_line_shows_a_table_of_frames(url: str, job_store: JobStore) -> None:
     """Seconds, memory, worker and attempts of each; as JSON for programs."""
     job_id = submitted(url, TRACK)
-    job_store.start(job_id, "b0", "rendering")
-    job_store.record_frames(job_id, 0, {0: RENDERED, 1: {"reused": True}})
+    job_store.record_frames(taken(job_store, job_id), {0: RENDERED, 1: {"reused": True}})
 
     def shown(*options: str) -> str:
         command = [sys.executable, "-m", "api.cli", "show", job_id, "--url", url, *options]

@@ -16,7 +16,7 @@ from shared.object_store import object_store_from_url
 from shared.settings import Settings
 from shared.uploads import upload_from_id
 from tests.conftest import SECRET, WEBHOOK_SECRET, Valkey
-from tests.integration.gateway_probes import CLIP, TRACK, queued_batches, recorded
+from tests.integration.gateway_probes import CLIP, TRACK, recorded, tickets, waiting_batches
 from tests.tiny_audio import FORMATS, RATE_HZ, write_tone
 
 
@@ -39,7 +39,7 @@ def test_a_job_is_recorded_in_storage_queued_and_answered_whole(
         "audio_s_ready": 0.0,
         "eta_s": None,
     }
-    assert queued_batches(valkey) == 2
+    assert waiting_batches(valkey) == 2
     manifest = json.loads(next(path for path in recorded(settings) if path.name == "manifest.json").read_text())
     assert json.loads(manifest["input"]) == job["input"]
     assert gateway.get(f"/v1/jobs/{job['id']}").json() == job
@@ -51,10 +51,11 @@ def test_resubmitting_a_jobs_input_is_accepted_as_it_is(gateway: TestClient) -> 
     assert gateway.post("/v1/jobs", json=job["input"]).json()["input"] == job["input"]
 
 
-def test_only_a_window_of_batches_is_queued(gateway: TestClient, valkey: Valkey, settings: Settings) -> None:
-    """A ten-hour track does not flood the queue."""
+def test_a_ten_hour_track_takes_no_more_room_in_the_queue_than_a_clip(gateway: TestClient, valkey: Valkey) -> None:
+    """However much work waits, one message says so."""
     gateway.post("/v1/jobs", json={**TRACK, "duration_s": 36_000})
-    assert queued_batches(valkey) == settings.job_window
+    gateway.post("/v1/jobs", json=CLIP)
+    assert (waiting_batches(valkey), tickets(valkey)) == (441, 1)
 
 
 def test_plan_answers_and_queues_nothing(gateway: TestClient, valkey: Valkey, settings: Settings) -> None:
@@ -62,7 +63,7 @@ def test_plan_answers_and_queues_nothing(gateway: TestClient, valkey: Valkey, se
     plan = gateway.post("/v1/jobs/plan", json=TRACK).json()
     assert (plan["frames_total"], plan["batches_total"], plan["chunks_total"]) == (8, 2, 1)
     assert (plan["samples_total"], plan["frames_ready"]) == (1_806_336, 0)
-    assert (queued_batches(valkey), recorded(settings)) == (0, [])
+    assert (waiting_batches(valkey), recorded(settings)) == (0, [])
 
 
 def test_listing_pages_newest_first_and_filters(gateway: TestClient) -> None:
