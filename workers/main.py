@@ -1,7 +1,8 @@
 """The worker's entry: a Celery process with one child that loads the model once and does the work.
 
 `python -m workers.main [--models a,b] [--queues a,b] [--name NAME]`. Owns the Celery side: registration, tickets,
-heartbeat, stopping. Leaves out what becomes of an item (`workers.attempts`) and the work (`workers.tasks`).
+heartbeat. Leaves out what becomes of an item (`workers.attempts`), the work (`workers.tasks`) and how a worker ends
+(`workers.stopping`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-import billiard
 import structlog
 from celery import Celery, Task
-from celery.signals import setup_logging, worker_process_init, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_shutdown
 from redis.exceptions import RedisError
 
 from shared import dispatch
@@ -30,6 +31,7 @@ from shared.job_store import JobStore
 from shared.logs import configure_logs
 from shared.object_store import object_store_from_url
 from shared.settings import settings_from_environment
+from workers import stopping
 
 if TYPE_CHECKING:
     from workers.attempts import Attempts
@@ -45,17 +47,16 @@ _NAME: Final = "RIFFARM_WORKER_NAME"
 _ID: Final = "RIFFARM_WORKER_ID"
 _QUEUES: Final = "RIFFARM_WORKER_QUEUES"
 _APP: Final = "RIFFARM_WORKER_APP"
-_STOP_SIGNAL: Final = signal.SIGUSR2
-"""From the parent to its child: hand back what is under way. SIGTERM would end it amid a write."""
 
 
 class _Child:
     """What the child process holds for its life; built in the child, never in the parent."""
 
     def __init__(self) -> None:
+        # Until it takes work there is nothing to hand back, and a large model takes long to load.
+        signal.signal(stopping.CHILD_SIGNAL, lambda number, frame: os._exit(0))
         self.name, self.id = os.environ[_NAME], os.environ[_ID]
         self.is_stopping = threading.Event()
-        signal.signal(_STOP_SIGNAL, lambda number, frame: self.is_stopping.set())
         self.jobs = JobStore(settings.redis_url, settings.lease_s)
         self.farm = FarmState(self.jobs.redis)
         self.queues = os.environ[_QUEUES].split(",")
@@ -66,7 +67,13 @@ class _Child:
         self.shelf = self._shelf() if self.models else None
         self.tasks, self.attempts = self._attempts()
         self.attempts.lose_predecessors("its process died")
+        signal.signal(stopping.CHILD_SIGNAL, self._stop)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        # Once: in the middle of `set` its lock is taken, and the signal comes again and again.
+        if not self.is_stopping.is_set():
+            self.is_stopping.set()
 
     def _attempts(self) -> tuple[Tasks, Attempts]:
         # Here and not at the top: the parent only passes messages on.
@@ -158,19 +165,12 @@ def _start_child(**_: Any) -> None:
         os._exit(1)
 
 
-@worker_shutting_down.connect
-def _stop_child(**_: Any) -> None:
-    """Have the child hand back what it is at: the running task then ends by itself, and so does the worker."""
-    for process in billiard.active_children():
-        os.kill(process.pid, _STOP_SIGNAL)
-
-
 @worker_shutdown.connect
 def _sign_off(**_: Any) -> None:
-    try:
-        FarmState(JobStore(settings.redis_url).redis).remove_worker(os.environ[_ID])
-    except QueueUnavailableError as error:
-        log.warning("not signed off", error=error.message)
+    stopping.sign_off(os.environ[_ID], JobStore(settings.redis_url), dispatch.Dispatcher(app))
+
+
+stopping.stop_in_order(app, _sign_off)
 
 
 @app.task(name=dispatch.WORK)
@@ -238,6 +238,7 @@ def main() -> None:
         listens,
     ]
     command += ["-n", f"{options.name}@%h", "-P", "prefork", "-c", "1", "--pool-start-method", "spawn"]
+    stopping.defer_stop()
     os.execv(sys.executable, [*command, "--without-mingle", "--without-gossip", "--loglevel", "INFO"])  # noqa: S606
 
 
