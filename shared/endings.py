@@ -7,11 +7,12 @@ again: whoever finds a job ended and not yet announced does it from the start.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
-from shared.contracts import WebhookEvent
+from shared.contracts import JobFailure, WebhookEvent
 from shared.dispatch import Dispatcher
-from shared.job_store import JobStore
+from shared.job_store import Attempt, JobStore
 from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key, job_retry_key
 
 EVENTS: Final[dict[str, WebhookEvent]] = {
@@ -19,6 +20,35 @@ EVENTS: Final[dict[str, WebhookEvent]] = {
     "failed": "job.failed",
     "canceled": "job.canceled",
 }
+_KEPT: Final = (
+    "status",
+    "started_ms",
+    "finished_ms",
+    "error",
+    "frames_reused",
+    "render_ms",
+    "sound_ms",
+    "encode_ms",
+)
+"""Of an ended job's fields those that neither its manifest nor its objects tell."""
+
+
+def fail_job(
+    job_id: str,
+    failure: JobFailure,
+    job_store: JobStore,
+    object_store: ObjectStore,
+    dispatcher: Dispatcher,
+    attempt: Attempt | None = None,
+) -> bool:
+    """End a job as failed; what it finished stays in storage. False when it has ended, or the attempt is late.
+
+    Raises TransientError when storage or Redis do not answer; once the job has failed, the sweeper does what is left.
+    """
+    if not job_store.finish(job_id, "failed", {"error": failure.model_dump_json()}, attempt):
+        return False
+    follow_up_end(job_id, job_store, object_store, dispatcher)
+    return True
 
 
 def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore, dispatcher: Dispatcher) -> None:
@@ -31,8 +61,10 @@ def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore, d
     if event is None or fields["announced"] == "1":
         return
     runs = int(fields["runs"])
-    result = {name: fields.get(name) for name in ("status", "finished_ms", "error")}
+    result: dict[str, object] = {name: fields.get(name) for name in _KEPT}
     result["outputs"] = json.loads(fields.get("outputs", "[]"))
+    if fields["status"] != "succeeded":
+        result["frames"] = _runs_from_numbers(job_store.finished_frames(job_id))
     # Under the run's own number: one that was retried meanwhile has not ended because of this.
     object_store.put(job_result_key(job_id, runs), json.dumps(result).encode(), "application/json")
     dispatcher.announce(job_id, event)
@@ -41,6 +73,17 @@ def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore, d
         for key in list(object_store.keys(f"jobs/{job_id}/chunks/")):
             object_store.delete(key)
     job_store.set_announced(job_id, runs)
+
+
+def _runs_from_numbers(numbers: Sequence[int]) -> list[list[int]]:
+    """First and last of each run of numbers without a gap: a long track's frames in a few words."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return runs
 
 
 def runs_of(job_id: str, object_store: ObjectStore) -> int:

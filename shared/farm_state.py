@@ -10,13 +10,16 @@ Keys, all under `riffarm:`
     backlog    hash: queue → items of its jobs that wait or run
     pace       hash: queue → milliseconds an item takes, a running mean
     queues     set: all queues that ever had work
+    sweep      JSON: what the newest sweep did
+    marker     JSON: which Redis all that storage has was in, and when; gone or another's after a loss of data
+    storage_pass  the fence of the pass over storage that goes on
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import redis
 
@@ -26,6 +29,8 @@ from shared.redis_connection import reachable
 HEARTBEAT_TTL_S: Final = 15
 _DEFAULT_PACE_MS: Final = 5_000.0
 """What an item is taken to need before the first one is done."""
+Turn = Literal["sweeper", "storage_pass"]
+"""What one process at a time does: a sweep, or the slow pass over storage."""
 PRIORITIES: Final = ("interactive", "normal", "bulk")
 
 
@@ -50,7 +55,7 @@ class FarmState:
             self._redis.hset(f"{PREFIX}workers", worker_id, json.dumps({**record, "beat_s": self._now_s()}))
 
     def workers(self) -> list[dict[str, Any]]:
-        """Heartbeats of the workers that live, each with `id`, and `is_draining`, `benched` (why, or None)."""
+        """Heartbeats of the workers that live, each with `id`, `age_s`, `is_draining` and `benched` (why, or None)."""
         with reachable(), self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(f"{PREFIX}workers")
             pipe.hgetall(f"{PREFIX}draining")
@@ -62,7 +67,8 @@ class FarmState:
             record = json.loads(beat)
             if abs(now_s - record["beat_s"]) < HEARTBEAT_TTL_S:
                 reason = benched.get(record["name"], " ").split(" ", 1)[1] or None
-                found.append(record | {"id": worker_id, "is_draining": worker_id in draining, "benched": reason})
+                state = {"is_draining": worker_id in draining, "benched": reason}
+                found.append(record | {"id": worker_id, "age_s": max(0.0, now_s - record["beat_s"])} | state)
         return found
 
     def forget_dead_workers(self) -> None:
@@ -110,21 +116,31 @@ class FarmState:
             pipe.hgetall(f"{PREFIX}pace")
             queues, items, pace = pipe.execute()
         found = []
-        for queue in sorted({*queues, *items}):
+        for queue, waiting in self._waiting(sorted({*queues, *items})).items():
             count = max(0, int(items.get(queue, 0)))
             seconds = count * float(pace.get(queue, _DEFAULT_PACE_MS)) / 1_000
-            found.append(Backlog(queue, count, round(seconds, 3), self._waiting(queue)))
+            found.append(Backlog(queue, count, round(seconds, 3), waiting))
         return found
 
-    def _waiting(self, queue: str) -> dict[str, int]:
-        """Jobs with work to be taken from a queue, by class."""
-        waiting = {}
-        with reachable():
-            for priority in PRIORITIES:
-                line = f"{PREFIX}queue:{queue}:{priority}"
-                tenants = cast("list[str]", self._redis.lrange(line, 0, -1))
-                waiting[priority] = sum(self._redis.zcard(f"{line}:{tenant}") for tenant in tenants)
+    def _waiting(self, queues: list[str]) -> dict[str, dict[str, int]]:
+        """Jobs with work to be taken, by queue and class."""
+        lines = [(queue, priority) for queue in queues for priority in PRIORITIES]
+        waiting = {queue: dict.fromkeys(PRIORITIES, 0) for queue in queues}
+        with reachable(), self._redis.pipeline(transaction=False) as pipe:
+            for queue, priority in lines:
+                pipe.lrange(f"{PREFIX}queue:{queue}:{priority}", 0, -1)
+            places = [(line, tenant) for line, tenants in zip(lines, pipe.execute(), strict=True) for tenant in tenants]
+            for (queue, priority), tenant in places:
+                pipe.zcard(f"{PREFIX}queue:{queue}:{priority}:{tenant}")
+            for ((queue, priority), _), jobs in zip(places, pipe.execute(), strict=True):
+                waiting[queue][priority] += jobs
         return waiting
+
+    def sweep_age_s(self) -> float | None:
+        """Seconds since the newest sweep reported; None before the first one."""
+        at_s = self.sweep_report().get("at")
+        with reachable():
+            return None if at_s is None else max(0.0, self._now_s() - at_s)
 
     def queues_without_ticket(self) -> list[str]:
         """Queues in which work waits and no message tells of it."""
@@ -137,16 +153,53 @@ class FarmState:
                 and self._redis.exists(*(f"{PREFIX}queue:{queue}:{priority}" for priority in PRIORITIES))
             ]
 
-    def begin_sweep(self, ttl_s: float) -> str | None:
+    def begin_sweep(self, ttl_s: float, turn: Turn = "sweeper") -> str | None:
         """The fence under which this sweep may change things until the next one begins; None while another holds it."""
         with reachable():
             fence = str(self._redis.incr(f"{PREFIX}fences"))
-            has_turn = self._redis.set(f"{PREFIX}sweeper", fence, nx=True, px=round(ttl_s * 1_000))
+            has_turn = self._redis.set(f"{PREFIX}{turn}", fence, nx=True, px=round(ttl_s * 1_000))
         return fence if has_turn else None
 
-    def end_sweep(self, fence: str) -> None:
+    def keep_sweep(self, fence: str, ttl_s: float, turn: Turn = "sweeper") -> bool:
+        """Keep the turn for so long from now on; False when it is over."""
+        return self._if_turn(turn, fence, "redis.call('PEXPIRE', KEYS[1], ARGV[2])", round(ttl_s * 1_000))
+
+    def end_sweep(self, fence: str, turn: Turn = "sweeper") -> None:
         """Give the turn up."""
+        self._if_turn(turn, fence, "redis.call('DEL', KEYS[1])")
+
+    def _if_turn(self, turn: Turn, fence: str, command: str, *arguments: str | int) -> bool:
+        # Only one's own: whoever came after us may be at work.
+        script = f"if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end {command} return 1"
+        keys = [f"{PREFIX}{turn}", f"{PREFIX}marker"]
         with reachable():
-            # Only one's own: whoever came after us may be at work.
-            script = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
-            self._redis.eval(script, 1, f"{PREFIX}sweeper", fence)
+            return bool(self._redis.eval(script, len(keys), *keys, fence, *arguments))
+
+    def mark_recovered(self, fence: str) -> None:
+        """Note, under the fence of a pass over storage, that all that storage has is here too."""
+        marker = json.dumps({"server": self._server(), "at_s": round(self._now_s())})
+        self._if_turn("storage_pass", fence, "redis.call('SET', KEYS[2], ARGV[2])", marker)
+
+    def storage_pass_age_s(self) -> float | None:
+        """Seconds since the last pass over storage; None when what it found may be lost: Redis was started since."""
+        with reachable():
+            marker = json.loads(cast("str | None", self._redis.get(f"{PREFIX}marker")) or "{}")
+            return max(0.0, self._now_s() - marker["at_s"]) if marker.get("server") == self._server() else None
+
+    def _server(self) -> str:
+        with reachable():
+            return str(self._redis.info("server")["run_id"])
+
+    def report_sweep(self, counts: Mapping[str, int], details: Mapping[str, object]) -> None:
+        """Keep what a sweep did: what it counted (`totals` adds up all sweeps), and what else there is to say."""
+        totals = cast("dict[str, int]", self.sweep_report().get("totals", {}))
+        totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
+        with reachable():
+            report = {**details, **counts, "at": round(self._now_s(), 3), "totals": totals}
+            self._redis.set(f"{PREFIX}sweep", json.dumps(report))
+
+    def sweep_report(self) -> dict[str, Any]:
+        """What the newest sweep did; empty before the first one."""
+        with reachable():
+            report: dict[str, Any] = json.loads(cast("str | None", self._redis.get(f"{PREFIX}sweep")) or "{}")
+        return report

@@ -73,6 +73,11 @@ local function remaining(job, kind)
   return 1
 end
 
+-- Whether a job should have begun by now and has not.
+local function has_expired(job, now)
+  return job.status == 'queued' and job.started_ms == 0 and job.expires_ms > 0 and job.expires_ms < now
+end
+
 local function queue_of(job, kind) return kind == 'render' and job.render_queue or kind end
 
 -- Has the job listed where its work can be found, or taken off: in one sorted set for each queue, class and tenant,
@@ -210,19 +215,46 @@ local function open(job, status)
   if MAY_START[status] then count_backlog(job, 1) end
 end
 
+-- Records a job, has its work listed if it lives, or the news of its end told; the queues to send a ticket to.
+local function accept(id, fields)
+  redis.call('HSET', key(id), unpack(fields))
+  local job, needy = load(id), {}
+  redis.call('ZADD', P .. 'jobs', job.created_ms, id)
+  if IS_LIVE[job.status] then
+    open(job, job.status)
+    offer_all(job, needy)
+  elseif redis.call('HGET', key(id), 'announced') ~= '1' then
+    redis.call('SADD', P .. 'jobs:ended', id)
+  end
+  return needy
+end
+
 --@ create
 -- ARGV id, field, value, … · Records a job and has its work listed; the queues to send a ticket to. A job that is
 -- there already stays as it is.
+if redis.call('EXISTS', key(ARGV[1])) == 1 then return {} end
+return accept(ARGV[1], {unpack(ARGV, 2)})
+
+--@ restore
+-- ARGV id, fields and values, finished frames, finished batches (JSON) · Records a job with what storage has of it; {0}
+-- when it is there already, else {1, queue to send a ticket to, …}.
 local id = ARGV[1]
-if redis.call('EXISTS', key(id)) == 1 then return {} end
-redis.call('HSET', key(id), unpack(ARGV, 2))
-local job, needy = load(id), {}
-redis.call('ZADD', P .. 'jobs', job.created_ms, id)
-if IS_LIVE[job.status] then
-  open(job, job.status)
-  offer_all(job, needy)
+if redis.call('EXISTS', key(id)) == 1 then return {0} end
+local records = {}
+local function flush()
+  if records[1] then redis.call('HSET', key(id, ':frames'), unpack(records)) end
+  records = {}
 end
-return needy
+for _, frame in ipairs(cjson.decode(ARGV[3])) do
+  records[#records + 1] = frame
+  records[#records + 1] = string.format('{"frame":%d,"reused":true,"attempts":0}', frame)
+  if #records >= 1000 then flush() end
+end
+flush()
+for _, batch in ipairs(cjson.decode(ARGV[4])) do redis.call('SADD', key(id, ':done'), batch) end
+local needy = accept(id, cjson.decode(ARGV[2]))
+tell_status(load(id))
+return {1, unpack(needy)}
 
 --@ take
 -- ARGV queue, worker's name, worker's id, lease in ms · Takes the next item of a queue under a lease.
@@ -287,8 +319,7 @@ for _, class in ipairs(order) do
     local id = redis.call('ZRANGE', place .. set_of, 0, 0)[1]
     while id do
       local job = load(id)
-      local has_expired = job and job.status == 'queued' and job.expires_ms > 0 and now > job.expires_ms
-      if job and MAY_START[job.status] and has_work(job, kind) and not has_expired then
+      if job and MAY_START[job.status] and has_work(job, kind) and not has_expired(job, now) then
         local item = take_item(job)
         begin(job, item)
         local token = new_token(now)
@@ -477,8 +508,7 @@ return 1
 --@ expire
 -- ARGV id, error in JSON · Fails a job that was to be started by now and was not.
 local job = load(ARGV[1])
-if not job or job.status ~= 'queued' or job.started_ms > 0 then return 0 end
-if job.expires_ms == 0 or job.expires_ms > now_ms() then return 0 end
+if not job or not has_expired(job, now_ms()) then return 0 end
 finish(job, 'failed', {'error', ARGV[2]})
 return 1
 
@@ -510,12 +540,12 @@ return {1, unpack(needy)}
 local job, needy = load(ARGV[1]), {}
 if not job or (job.status ~= 'failed' and job.status ~= 'canceled') then return {0} end
 if ARGV[2] ~= '' and (redis.call('HGET', key(job.id), 'runs') or '0') ~= ARGV[2] then return {0} end
-redis.call('HDEL', key(job.id), 'finished_ms', 'error', 'announced', 'expires_ms', 'outputs')
+redis.call('HDEL', key(job.id), 'started_ms', 'finished_ms', 'error', 'announced', 'expires_ms', 'outputs')
 redis.call('DEL', key(job.id, ':attempts'))
 redis.call('SREM', P .. 'jobs:ended', job.id)
 redis.call('PERSIST', key(job.id, ':events'))
 redis.call('HINCRBY', key(job.id), 'runs', 1)
-job.expires_ms = 0
+job.started_ms, job.expires_ms = 0, 0
 open(job, 'queued')
 offer_all(job, needy)
 tell_status(job)

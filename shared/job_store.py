@@ -108,6 +108,15 @@ class Done(NamedTuple):
     queues: list[str]
 
 
+class Mended(NamedTuple):
+    """What was amiss with a job: lost items, now ready; the chunk to ask for with `move_on` when nothing at all goes on
+    (else None); queues for tickets."""
+
+    items: int
+    next_chunk: int | None
+    queues: list[str]
+
+
 def job_key(job_id: str, part: str = "") -> str:
     """The key of a job, or of a part such as ":events". Raises NotFoundError for what is no job's id."""
     # An id is part of a key: one with a colon would lead to another job's sets.
@@ -165,23 +174,16 @@ class JobStore:
         self,
         job_id: str,
         fields: Mapping[str, str | int | float],
-        frames: Mapping[int, Mapping[str, object]],
+        frames: Collection[int],
         batches: Collection[int],
-    ) -> list[str]:
-        """Record a job anew with what storage has of it: finished frames and batches; as `create`.
-
-        `fields` must agree with them: batches_done, next_batch and, of the batches before that, the others as ready.
-        """
-        if self.status(job_id) is not None:
-            return []
-        with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            records = {str(number): json.dumps({"frame": number, **record}) for number, record in frames.items()}
-            if records:
-                pipe.hset(job_key(job_id, ":frames"), mapping=cast("Any", records))
-            if batches:
-                pipe.sadd(job_key(job_id, ":done"), *batches)
-            pipe.execute()
-        return self.create(job_id, fields)
+    ) -> list[str] | None:
+        """Record a job anew with what storage has of it: finished frames and batches. The queues that need a ticket;
+        None when the job is there already, which stays as it is."""
+        job_key(job_id)
+        pairs = [str(part) for pair in ({"id": job_id, "status": "queued", **fields}).items() for part in pair]
+        lists = (json.dumps([*part]) for part in (pairs, frames, batches))
+        is_new, *queues = self.move("restore", job_id, *lists)
+        return cast("list[str]", queues) if is_new else None
 
     def take(self, queue: str, worker: str, worker_id: str) -> Take:
         """Take a queue's next item under a lease: by class, tenant and job (`take` in job_moves.lua says how)."""
@@ -236,6 +238,25 @@ class JobStore:
         """The same for an item whose lease ran out; None when it did not, or another sweeper has begun."""
         return self._given_back(job_id, item, "expired", "", "", reason, fence)
 
+    def overdue(self, fence: str, longest_pause_s: float) -> list[tuple[str, str, str]]:
+        """Job, item and worker's id of the leases that ran out, 1,000 at most; none when another sweeper has begun.
+
+        When nobody looked for longer than `longest_pause_s`, all leases last for one time more.
+        """
+        leases = self.move("overdue", fence, self.lease_ms, round(longest_pause_s * 1_000))
+        named = [lease.split(" ", 1) for lease in leases]
+        found = zip(named, self._holders(named), strict=True)
+        return [(job_id, item, worker or "") for (job_id, item), worker in found]
+
+    def mend(self, job_id: str, fence: str) -> Mended | None:
+        """Make ready what of a job is lost: neither ready nor leased nor done; None when nothing is amiss, or another
+        sweeper has begun."""
+        answer = self.move("mend", job_id, fence)
+        if not answer:
+            return None
+        items, next_chunk, *queues = answer
+        return Mended(int(items), None if int(next_chunk) < 0 else int(next_chunk), queues)
+
     def _given_back(self, *arguments: str) -> Returned | None:
         is_given, *answer = self.move("give_back", *arguments)
         return Returned(int(answer[0]), answer[1:]) if is_given else None
@@ -244,12 +265,15 @@ class JobStore:
         """Who holds which item: worker's ids by job and item."""
         with reachable():
             named = [lease.split(" ", 1) for lease in cast("list[str]", self.redis.zrange(f"{PREFIX}leases", 0, -1))]
-            with self.redis.pipeline(transaction=False) as pipe:
-                for job_id, item in named:
-                    pipe.hget(job_key(job_id, ":leases"), item)
-                held = pipe.execute()
-        found = zip(named, held, strict=True)
-        return {(job_id, item): lease.split(" ", 1)[1] for (job_id, item), lease in found if lease}
+        found = zip(named, self._holders(named), strict=True)
+        return {(job_id, item): worker for (job_id, item), worker in found if worker}
+
+    def _holders(self, named: Sequence[Sequence[str]]) -> list[str | None]:
+        """The ids of the workers that hold these jobs' items."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id, item in named:
+                pipe.hget(job_key(job_id, ":leases"), item)
+            return [lease and lease.split(" ", 1)[1] for lease in pipe.execute()]
 
     def reopen(self, attempt: Attempt, chunk: int, batches: Collection[int], frames: Collection[int]) -> list[str]:
         """Have these batches rendered again, their frames `frames` being lost, and the sound made from `chunk` on.
@@ -357,6 +381,11 @@ class JobStore:
         found = zip(numbers, cast("list[str | None]", records), strict=True)
         return {number: json.loads(record) for number, record in found if record}
 
+    def finished_frames(self, job_id: str) -> list[int]:
+        """The numbers of all finished frames, in order."""
+        with reachable():
+            return sorted(map(int, cast("list[str]", self.redis.hkeys(job_key(job_id, ":frames")))))
+
     def add_event(self, job_id: str, kind: EventKind, data: Mapping[str, object]) -> bool:
         """Tell whoever follows the job; False when it has ended (or is gone), or the preview's frame is finished.
 
@@ -371,6 +400,6 @@ class JobStore:
             entries = self.redis.xrange(job_key(job_id, ":events"), f"({last_id}", "+", limit)
         return [event_from_entry(entry) for entry in cast("list[tuple[str, dict[str, str]]]", entries)]
 
-    def warn(self, job_id: str, sentence: str) -> None:
-        """Attach a sentence that the client should read."""
-        self.move("warn", job_id, sentence)
+    def warn(self, job_id: str, sentence: str) -> bool:
+        """Attach a sentence that the client should read; False when the job has it already."""
+        return bool(self.move("warn", job_id, sentence))

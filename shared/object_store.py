@@ -14,7 +14,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 from urllib.parse import quote
@@ -140,6 +140,9 @@ class ObjectStore(Protocol):
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys that begin with `prefix`, in ASCII order, found little by little."""
 
+    def aged_keys(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """As `keys`, each with the time at which the object was written, in Unix seconds."""
+
     def delete(self, key: str) -> None:
         """Remove the object; an absent one is fine."""
 
@@ -187,6 +190,12 @@ class LocalDiskStore:
         with self._disk_errors():
             self._require_root()
             yield from self._walk(folder, prefix)
+
+    def aged_keys(self, prefix: str) -> Iterator[tuple[str, float]]:
+        for key in self.keys(prefix):
+            # One that was removed since it was listed is not there.
+            with self._disk_errors(), suppress(FileNotFoundError):
+                yield key, self.path(key).stat().st_mtime
 
     def delete(self, key: str) -> None:
         with self._disk_errors():

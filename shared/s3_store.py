@@ -81,12 +81,15 @@ class S3Store:
         return True
 
     def keys(self, prefix: str) -> Iterator[str]:
+        return (key for key, _ in self.aged_keys(prefix))
+
+    def aged_keys(self, prefix: str) -> Iterator[tuple[str, float]]:
         folder_of(prefix)
         pages = self._client.get_paginator("list_objects_v2")
         with self._s3_errors(prefix):
             for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix + prefix):
                 for entry in page.get("Contents", ()):
-                    yield entry["Key"].removeprefix(self._prefix)
+                    yield entry["Key"].removeprefix(self._prefix), entry["LastModified"].timestamp()
 
     def delete(self, key: str) -> None:
         with self._s3_errors(key):

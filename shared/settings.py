@@ -52,6 +52,18 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         30.0, ge=2, le=3_600, description="A worker that says nothing for so long is lost; its work starts elsewhere"
     )
+    stuck_after_s: float = Field(
+        600.0, gt=0, description="A running job with no news for so long is reported as stuck, with the reason"
+    )
+    keep_results_days: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Jobs that ended longer ago are removed; never when left out"
+    )
+    keep_frames_days: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Frames rendered longer ago are removed; never when left out"
+    )
+    keep_uploads_days: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Uploads this old that no job needs are removed; never if left out"
+    )
     log_format: Literal["console", "json"] = Field("json", description="How log lines look")
 
     @property

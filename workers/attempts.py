@@ -18,7 +18,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.contracts import JobFailure
-from shared.dispatch import Dispatcher, plan_from_texts
+from shared.dispatch import Dispatcher
 from shared.errors import (
     JobCanceled,
     LeaseLostError,
@@ -29,13 +29,11 @@ from shared.errors import (
     WorkerDraining,
 )
 from shared.job_store import Attempt, JobStore, Returned
-from shared.plan import Plan
 from workers.lease import Lease
+from workers.losses import follow_loss
 from workers.tasks import Tasks
 
 log = structlog.get_logger()
-MAX_LOSSES: Final = 3
-"""An item that took so many workers down, or went wrong so often, fails its job instead of being tried again."""
 _PATIENCE_S: Final = 45.0
 """How long a worker tries again before others may: the fault may be its own."""
 _PAUSE_AFTER_LOSS_S: Final = 2.0
@@ -121,36 +119,17 @@ class Attempts:
 
     def _lose(self, job_id: str, item: str, reason: str) -> None:
         returned = patiently(lambda: self._jobs.give_back_of(self._worker_id, job_id, item, reason))
-        fields = patiently(lambda: self._jobs.read(job_id))
-        attempt = Attempt(job_id, item, "", 0, fields["input"], fields["sources"], 0, self._worker_id)
+        attempt = Attempt(job_id, item, "", 0, "", "", 0, self._worker_id)
         self._follow_loss(attempt, returned, reason)
 
     def _follow_loss(self, attempt: Attempt, returned: Returned | None, reason: str) -> None:
-        if returned:
-            follow_loss(attempt, returned, reason, self._tasks, self._dispatcher)
+        if returned is None:
+            return
 
+        def fail(failure: JobFailure) -> None:
+            patiently(lambda: self._tasks.fail(attempt, failure, is_held=False))
 
-def follow_loss(attempt: Attempt, returned: Returned, reason: str, tasks: Tasks, dispatcher: Dispatcher) -> None:
-    """What follows when an attempt's item was given back: it begins elsewhere, or fails its job once too often lost."""
-    if returned.losses < MAX_LOSSES:
-        log.info("given back", item=attempt.item, losses=returned.losses)
-        dispatcher.send_tickets(returned.queues)
-        return
-    message = f"{what(attempt)} failed {returned.losses} times; the last time: {reason}"
-    log.error("job failed", error=message)
-    failure = JobFailure(code="poison", message=message, retryable=True)
-    patiently(lambda: tasks.fail(attempt, failure, is_held=False))
-
-
-def what(attempt: Attempt) -> str:
-    """What an item is, in words."""
-    if attempt.item.startswith("c"):
-        return f"making the sound of chunk {attempt.item[1:]}"
-    plan = plan_from_texts(attempt.input, attempt.sources)
-    if attempt.item.startswith("b") and isinstance(plan, Plan):
-        frames = plan.batch_frames(attempt.number)
-        return f"rendering frames {frames.start} to {frames.stop - 1}"
-    return "making the files"
+        follow_loss(attempt.job_id, attempt.item, returned, reason, self._jobs, self._dispatcher, fail)
 
 
 def patiently(

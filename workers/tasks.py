@@ -24,7 +24,7 @@ from PIL import Image
 
 from shared.contracts import JobFailure, Preview, RemixRequest, WebhookEvent
 from shared.dispatch import Dispatcher, needed_frames, plan_from_texts
-from shared.endings import EVENTS, follow_up_end
+from shared.endings import EVENTS, fail_job, follow_up_end
 from shared.errors import LeaseLostError, NotFoundError, ObjectNotFoundError, RenderError
 from shared.frames import Frame, frame_hash
 from shared.job_store import Attempt, JobStore
@@ -279,9 +279,8 @@ class Tasks:
     def fail(self, attempt: Attempt, failure: JobFailure, *, is_held: bool = True) -> None:
         """End the attempt's job as failed; what it finished stays in storage. A late attempt's word counts for nothing,
         unless `is_held` says that its lease is known to be gone."""
-        fields = {"error": failure.model_dump_json()}
-        if self._jobs.finish(attempt.job_id, "failed", fields, attempt if is_held else None):
-            self._follow_up_end(attempt.job_id)
+        held = attempt if is_held else None
+        fail_job(attempt.job_id, failure, self._jobs, self._objects, self._dispatcher, held)
 
     def _plan(self, lease: Lease) -> Plan:
         plan = plan_from_texts(lease.attempt.input, lease.attempt.sources)
