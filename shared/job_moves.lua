@@ -358,34 +358,39 @@ return {is_held and 1 or 0, status, redis.call('HEXISTS', P .. 'draining', ARGV[
 -- shows that the item is no poison.
 local id, item = ARGV[1], ARGV[2]
 if is_late(id, item, ARGV[3]) then return 0 end
-local is_new, frames = false, key(id, ':frames')
-for i = 5, #ARGV, 2 do
-  local record = cjson.decode(ARGV[i + 1])
-  record.frame, record.attempts = tonumber(ARGV[i]), tonumber(ARGV[4])
-  local told = cjson.encode(record)
-  if redis.call('HSETNX', frames, ARGV[i], told) == 1 then
-    is_new = true
+local frames, numbers = key(id, ':frames'), {}
+for i = 5, #ARGV, 2 do numbers[#numbers + 1] = ARGV[i] end
+-- Many frames in few commands: of all moves this one is made most often.
+local known, new, fields, reused = redis.call('HMGET', frames, unpack(numbers)), {}, {}, 0
+for i, number in ipairs(numbers) do
+  if not known[i] then
+    local record = cjson.decode(ARGV[2 * i + 4])
+    record.frame, record.attempts = tonumber(number), tonumber(ARGV[4])
+    local told = cjson.encode(record)
+    new[#new + 1] = number
+    fields[#fields + 1], fields[#fields + 2] = number, told
     if record.reused then
-      redis.call('HINCRBY', key(id), 'frames_reused', 1)
+      reused = reused + 1
     else
-      redis.call('HDEL', key(id, ':attempts'), item)
       local message = string.format('frame %d: %.2f s on %s', record.frame, record.s, record.worker)
       tell(id, 'log', cjson.encode({message = message}))
     end
-    redis.call('HDEL', key(id, ':previews'), ARGV[i])
     tell(id, 'frame', told)
   end
 end
-if is_new then
-  local job = redis.call('HMGET', key(id), 'frames_reused', 'chunks_done', 'started_ms')
-  tell(id, 'progress', cjson.encode({
-    frames_done = redis.call('HLEN', frames),
-    frames_reused = tonumber(job[1] or 0),
-    chunks_done = tonumber(job[2] or 0),
-    started_ms = tonumber(job[3] or 0),
-  }))
-  publish(id)
-end
+if #new == 0 then return 1 end
+redis.call('HSET', frames, unpack(fields))
+redis.call('HDEL', key(id, ':previews'), unpack(new))
+if reused > 0 then redis.call('HINCRBY', key(id), 'frames_reused', reused) end
+if reused < #new then redis.call('HDEL', key(id, ':attempts'), item) end
+local job = redis.call('HMGET', key(id), 'frames_reused', 'chunks_done', 'started_ms')
+tell(id, 'progress', cjson.encode({
+  frames_done = redis.call('HLEN', frames),
+  frames_reused = tonumber(job[1] or 0),
+  chunks_done = tonumber(job[2] or 0),
+  started_ms = tonumber(job[3] or 0),
+}))
+publish(id)
 return 1
 
 --@ done
