@@ -1,23 +1,28 @@
-"""The command line: `riffarm jobs|show|cancel`, and the commands that other modules announce.
+"""The command line: `riffarm jobs|show|cancel|pause|resume|retry|delete`, `riffarm farm|workers`, and the commands that
+other modules announce.
 
-Leaves out rendering (`api.render`), how jobs are shown (`api.display`), and the commands that need a model or start
+Leaves out rendering (`api.render`), how things are shown (`api.display`), and the commands that need a model or start
 processes: `workers.cli`, `infra.local`.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from api.client import Client
-from api.display import frame_table, job_table
+from api.client import Client, FarmError
+from api.display import frame_table, job_table, queue_table, worker_table
+from api.farm_report import WorkerReport
 from api.render import AsJson, Url, console
 from api.render import commands as render_commands
+from shared.contracts import Job, Status
 from shared.errors import RiffarmError
 
 app = typer.Typer(
@@ -27,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(render_commands)
+workers = typer.Typer(help="Drain workers, and let benched ones work again.", no_args_is_help=True)
+app.add_typer(workers, name="workers")
 
 
 @app.command("jobs")
@@ -68,9 +75,80 @@ def show_job(
 @app.command()
 def cancel(job_id: str, url: Url = None, as_json: AsJson = False) -> None:
     """Cancel a job; what it finished stays."""
+    _do(Client.cancel, job_id, ("canceled",), url, as_json=as_json)
+
+
+@app.command()
+def pause(job_id: str, url: Url = None, as_json: AsJson = False) -> None:
+    """Begin nothing more of a job until it is resumed."""
+    _do(Client.pause, job_id, ("paused",), url, as_json=as_json)
+
+
+@app.command()
+def resume(job_id: str, url: Url = None, as_json: AsJson = False) -> None:
+    """Let a paused job go on."""
+    _do(Client.resume, job_id, ("queued", "running"), url, as_json=as_json)
+
+
+@app.command()
+def retry(job_id: str, url: Url = None, as_json: AsJson = False) -> None:
+    """Queue a failed or canceled job again; only what is missing is rendered."""
+    _do(Client.retry, job_id, ("queued", "running"), url, as_json=as_json)
+
+
+def _do(
+    action: Callable[[Client, str], Job], job_id: str, wanted: tuple[Status, ...], url: str | None, *, as_json: bool
+) -> None:
+    """Do something to a job and print how it is then. Raises FarmError when that is not what was wanted."""
     with Client.from_environment(url) as client:
-        job = client.cancel(job_id)
+        job = action(client, job_id)
+    if job.status not in wanted:
+        raise FarmError(f"{job.id} stays as it is: {job.status}")
     typer.echo(job.model_dump_json() if as_json else f"{job.id} {job.status}")
+
+
+@app.command()
+def delete(job_id: str, url: Url = None, as_json: AsJson = False) -> None:
+    """Remove a job and its files, canceling it first if it lives."""
+    with Client.from_environment(url) as client:
+        client.delete(job_id)
+    typer.echo(json.dumps({"id": job_id, "deleted": True}) if as_json else f"{job_id} deleted")
+
+
+@app.command("farm")
+def show_farm(url: Url = None, as_json: AsJson = False) -> None:
+    """Show the farm's queues and workers."""
+    with Client.from_environment(url) as client:
+        farm = client.farm()
+    if as_json:
+        typer.echo(farm.model_dump_json())
+        return
+    output = Console()
+    output.print(queue_table(farm))
+    output.print(worker_table(farm.workers))
+    wait = "unknown: a queue has no worker" if farm.estimated_wait_s is None else f"{farm.estimated_wait_s:g} s"
+    output.print(f"Estimated wait: {wait}")
+
+
+@workers.command()
+def drain(name: str, url: Url = None, as_json: AsJson = False) -> None:
+    """Have a worker hand back what it is at and take nothing more, until it is started anew."""
+    _tell(Client.drain, name, url, as_json=as_json)
+
+
+@workers.command()
+def lift(name: str, url: Url = None, as_json: AsJson = False) -> None:
+    """Let a worker work again that was benched for what it lost."""
+    _tell(Client.lift, name, url, as_json=as_json)
+
+
+def _tell(action: Callable[[Client, str], list[WorkerReport]], name: str, url: str | None, *, as_json: bool) -> None:
+    with Client.from_environment(url) as client:
+        told = action(client, name)
+    if as_json:
+        typer.echo(f"[{','.join(worker.model_dump_json() for worker in told)}]")
+    else:
+        Console().print(worker_table(told))
 
 
 def _add_commands() -> None:

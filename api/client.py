@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, cast
+from urllib.parse import quote
 
 import httpx
 
+from api.farm_report import FarmReport, WorkerList, WorkerReport
 from api.frames import FrameReport
 from shared.contracts import TERMINAL, Job, Output, PlanSummary, Progress
 from shared.errors import RiffarmError
@@ -100,8 +102,43 @@ class Client:
             cursor = {"cursor": httpx.URL(page["next"]).params["cursor"]}
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job; safe to call twice."""
-        return _job(self._call("POST", f"/v1/jobs/{job_id}/cancel"))
+        """Cancel a job. As all that can be done to one, safe to do twice; where it does not apply nothing changes."""
+        return self._done(job_id, "cancel")
+
+    def pause(self, job_id: str) -> Job:
+        """Begin nothing more of a job."""
+        return self._done(job_id, "pause")
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused job go on."""
+        return self._done(job_id, "resume")
+
+    def retry(self, job_id: str) -> Job:
+        """Have what is missing of a failed or canceled job rendered."""
+        return self._done(job_id, "retry")
+
+    def _done(self, job_id: str, action: str) -> Job:
+        return _job(self._call("POST", f"/v1/jobs/{job_id}/{action}"))
+
+    def delete(self, job_id: str) -> None:
+        """Cancel a job if it lives, and remove it with its outputs."""
+        self._call("DELETE", f"/v1/jobs/{job_id}")
+
+    def farm(self) -> FarmReport:
+        """The farm's queues and workers."""
+        return FarmReport.model_validate_json(self._call("GET", "/v1/farm").content)
+
+    def drain(self, worker: str) -> list[WorkerReport]:
+        """Have the workers of this name hand back what they are at and take nothing more; how they are."""
+        return self._told_worker(worker, "drain")
+
+    def lift(self, worker: str) -> list[WorkerReport]:
+        """Let the benched workers of this name work again; how they are."""
+        return self._told_worker(worker, "lift")
+
+    def _told_worker(self, name: str, action: str) -> list[WorkerReport]:
+        answer = self._call("POST", f"/v1/farm/workers/{quote(name, safe='')}/{action}")
+        return WorkerList.model_validate_json(answer.content).data
 
     def frames(self, job_id: str) -> Iterator[FrameReport]:
         """A job's frames in order, page by page."""

@@ -1,4 +1,4 @@
-"""What the command line shows of jobs: progress while they run, tables of them and of their frames.
+"""What the command line shows: progress of a job while it runs; tables of jobs, their frames, queues and workers.
 
 Leaves out asking the farm (`api.client`) and commands (`api.cli`).
 """
@@ -14,11 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from api.farm_report import FarmReport, WorkerReport
 from api.frames import FrameReport
 from shared.contracts import ClipRequest, ConvertRequest, Job
 from shared.job_events import Event
 
-_LABELS: Final = {"queued": "waiting", "rendering": "rendering", "sounding": "making sound", "encoding": "encoding"}
+_LABELS: Final = {
+    "queued": "waiting",
+    "rendering": "rendering",
+    "sounding": "making sound",
+    "encoding": "encoding",
+    "paused": "paused",
+    "succeeded": "done",
+}
 
 
 @contextlib.contextmanager
@@ -38,7 +46,8 @@ def job_progress(console: Console) -> Iterator[tuple[Callable[[Job], None], Call
         bar = progress.add_task("waiting", total=1.0, frames="")
 
         def show(job: Job) -> None:
-            label = "done" if job.status == "succeeded" else _LABELS.get(job.stage or "queued", "")
+            is_idle = job.status in ("paused", "succeeded")
+            label = _LABELS.get(job.status if is_idle else job.stage or "queued", "")
             frames = f"{job.progress.frames_done}/{job.progress.frames_total} frames{_each(seconds)}"
             progress.update(bar, completed=job.progress.fraction, description=label, frames=frames)
 
@@ -70,6 +79,27 @@ def frame_table(frames: Iterable[FrameReport]) -> Table:
         memory = "" if frame.memory_mb is None else f"{frame.memory_mb:.0f} MB"
         state = "reused" if frame.reused else frame.state
         table.add_row(str(frame.number), state, seconds, memory, frame.worker or "", str(frame.attempts or ""))
+    return table
+
+
+def queue_table(farm: FarmReport) -> Table:
+    """One line for each queue."""
+    table = Table("queue", "jobs waiting", "items", "work", "workers", "wait")
+    for queue in farm.queues:
+        jobs = ", ".join(f"{count} {priority}" for priority, count in queue.jobs_waiting.items() if count)
+        wait = "" if queue.wait_s is None else f"{queue.wait_s:g} s"
+        table.add_row(queue.queue, jobs, str(queue.items), f"{queue.seconds:.1f} s", str(queue.workers), wait)
+    return table
+
+
+def worker_table(workers: Iterable[WorkerReport]) -> Table:
+    """One line for each worker."""
+    table = Table("worker", "state", "device", "at", "done", "heartbeat")
+    for worker in workers:
+        state = f"{worker.state}: {worker.reason}" if worker.reason else worker.state
+        at = f"{worker.job} {worker.item}" if worker.job else ""
+        heartbeat = f"{worker.heartbeat_age_s:.0f} s ago"
+        table.add_row(worker.name, state, worker.device, at, str(worker.items_done), heartbeat)
     return table
 
 

@@ -12,20 +12,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
 from fastapi_swagger import patch_fastapi
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from api import control, events, jobs, uploads
+from api import control, events, farm, jobs, uploads
 from api.access import RequestGuard, is_loopback
 from api.event_reader import EventReader
 from api.intake import Jobs
 from api.problems import ProblemDocument, install_problems
 from shared.catalogue import models
-from shared.dispatch import QUEUES, Dispatcher, celery_app
-from shared.errors import RiffarmError
-from shared.farm_state import FarmState
+from shared.dispatch import Dispatcher, celery_app
 from shared.job_store import JobStore
 from shared.logs import configure_logs
 from shared.object_store import object_store_from_url
@@ -64,7 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(control.router)
     app.include_router(events.router)
     app.include_router(uploads.router)
-    _add_farm_routes(app)
+    app.include_router(farm.router)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     # Swagger's files come with the package: the documentation works without the Internet.
     patch_fastapi(app, docs_url="/docs")
     _document_problems(app)
@@ -73,39 +72,6 @@ def create_app(settings: Settings) -> FastAPI:
         # Without a key only this machine may ask, also not by a web page that points its own name at us.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", settings.host])
     return app
-
-
-def _add_farm_routes(app: FastAPI) -> None:
-    @app.get("/", include_in_schema=False)
-    def index() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
-    @app.get("/health", tags=["farm"], summary="Is the gateway up?")
-    def health() -> dict[str, str]:
-        """Answers as long as the process can."""
-        return {"status": "ok", "service": "riffarm"}
-
-    @app.get("/ready", tags=["farm"], summary="Can the farm take and render jobs?")
-    def ready(request: Request) -> Response:
-        """200 when Redis, storage and a worker for every queue are there; else 503 with each reason."""
-        reasons = _reasons_not_ready(request.app.state.jobs)
-        is_ready = not any(reasons.values())
-        return JSONResponse({"ready": is_ready, "checks": reasons}, 200 if is_ready else 503)
-
-
-def _reasons_not_ready(farm: Jobs) -> dict[str, str | None]:
-    reasons: dict[str, str | None] = {"redis": None, "storage": None, "workers": None}
-    try:
-        farm.object_store.check()
-    except RiffarmError as error:
-        reasons["storage"] = error.message
-    try:
-        served = {queue for worker in FarmState(farm.job_store.redis).workers() for queue in worker["queues"]}
-        missing = [queue for queue in QUEUES if queue not in served]
-        reasons["workers"] = f"no worker serves {', '.join(missing)}" if missing else None
-    except RiffarmError as error:
-        reasons["redis"] = error.message
-    return reasons
 
 
 def _document_problems(app: FastAPI) -> None:

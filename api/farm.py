@@ -1,0 +1,122 @@
+"""The farm over HTTP: whether it is up and ready, its report, its metrics, and its workers' draining and lifting.
+
+Leaves out the form of the report (`api.farm_report`) and of the metrics (`api.metrics`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from api.farm_report import FarmReport, WorkerList, WorkerReport, farm_report, worker_reports
+from api.intake import Jobs
+from api.jobs import Farm, authorized
+from api.metrics import MEDIA_TYPE, metrics_text
+from api.problems import responses
+from shared.dispatch import QUEUES
+from shared.errors import NotFoundError, RiffarmError
+from shared.farm_state import FarmState
+
+_SWEPT_WITHIN_S: Final = 60.0
+router = APIRouter(tags=["farm"])
+_RESPONSES: Final = responses("unauthorized", "queue_unavailable")
+
+
+@router.get("/health", summary="Is the gateway up?")
+def health() -> dict[str, str]:
+    """Answers as long as the process can."""
+    return {"status": "ok", "service": "riffarm"}
+
+
+@router.get("/ready", summary="Can the farm take and render jobs?")
+def ready(farm: Farm) -> Response:
+    """200 when Redis, storage and a worker for every queue are there; else 503 with each reason.
+
+    `warnings` says what is wrong but keeps no job from ending.
+    """
+    checks, warnings = _reasons_not_ready(farm)
+    is_ready = not any(checks.values())
+    return JSONResponse({"ready": is_ready, "checks": checks, "warnings": warnings}, 200 if is_ready else 503)
+
+
+def _reasons_not_ready(farm: Jobs) -> tuple[dict[str, str | None], list[str]]:
+    checks: dict[str, str | None] = {"redis": None, "storage": None, "workers": None}
+    warnings: list[str] = []
+    try:
+        farm.object_store.check()
+    except RiffarmError as error:
+        checks["storage"] = error.message
+    try:
+        state = _state(farm)
+        served = {queue for worker in state.workers() for queue in worker["queues"]}
+        missing = [queue for queue in QUEUES if queue not in served]
+        checks["workers"] = f"no worker serves {', '.join(missing)}" if missing else None
+        age_s = state.sweep_age_s()
+        if age_s is None or age_s > _SWEPT_WITHIN_S:
+            warnings.append(
+                f"no sweeper has looked within {_SWEPT_WITHIN_S:g} s: what is lost stays lost until one does"
+            )
+    except RiffarmError as error:
+        checks["redis"] = error.message
+    return checks, warnings
+
+
+@router.get("/metrics", response_class=Response, summary="Figures for Prometheus")
+def metrics(farm: Farm) -> Response:
+    """Backlog by queue, jobs that wait, workers by state. `riffarm_redis_up` alone is 0 when Redis is away."""
+    return Response(metrics_text(_state(farm)), media_type=MEDIA_TYPE)
+
+
+@router.get(
+    "/v1/farm", response_model=FarmReport, dependencies=authorized, responses=_RESPONSES, summary="See the farm"
+)
+def read_farm(farm: Farm) -> Response:
+    """Queues with what waits in them, workers with what they are at, the estimated wait, the last sweep's report."""
+    return _answer(farm_report(_state(farm)))
+
+
+@router.post(
+    "/v1/farm/workers/{name}/drain",
+    response_model=WorkerList,
+    dependencies=authorized,
+    responses=_RESPONSES | responses("not_found"),
+    summary="Drain a worker",
+)
+def drain_worker(name: str, farm: Farm) -> Response:
+    """Have all workers of this name hand back what they are at and take nothing more, until they are started anew."""
+    state = _state(farm)
+    for worker in _named(state, name):
+        state.drain(worker.id)
+    return _answer(WorkerList(data=_named(state, name)))
+
+
+@router.post(
+    "/v1/farm/workers/{name}/lift",
+    response_model=WorkerList,
+    dependencies=authorized,
+    responses=_RESPONSES | responses("not_found"),
+    summary="Let a benched worker work again",
+)
+def lift_worker(name: str, farm: Farm) -> Response:
+    """Forget what a worker lost, so that it takes work again. One that is not benched stays as it is."""
+    state = _state(farm)
+    _named(state, name)
+    state.lift(name)
+    return _answer(WorkerList(data=_named(state, name)))
+
+
+def _named(state: FarmState, name: str) -> list[WorkerReport]:
+    found = [worker for worker in worker_reports(state) if worker.name == name]
+    if not found:
+        raise NotFoundError(f"There is no worker {name[:80]}; /v1/farm lists all.")
+    return found
+
+
+def _state(farm: Jobs) -> FarmState:
+    return FarmState(farm.job_store.redis)
+
+
+def _answer(report: FarmReport | WorkerList) -> Response:
+    return Response(report.model_dump_json(), media_type="application/json")

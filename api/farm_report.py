@@ -1,0 +1,104 @@
+"""The farm as its operator and its clients see it: queues, workers, how long a new job will wait.
+
+Owns their form and how it comes from what is kept in Redis (`shared.farm_state`). Knows no web framework: the client
+reads it too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.dispatch import kind_of_queue, models_of_queues
+from shared.farm_state import Backlog, FarmState
+
+WorkerState = Literal["idle", "busy", "draining", "benched"]
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class QueueReport(_Report):
+    """One queue."""
+
+    queue: str
+    items: int = Field(description="Batches, chunks or deliveries that wait or run.")
+    seconds: float = Field(description="What one worker would need for them, at the pace of late.")
+    jobs_waiting: dict[str, int] = Field(description="Jobs with work to be taken, by priority.")
+    workers: int = Field(description="Workers that take from it.")
+    wait_s: float | None = Field(description="Seconds until these are through with it; null when there are none.")
+
+
+class WorkerReport(_Report):
+    """One worker."""
+
+    name: str
+    id: str = Field(description="Its name and a mark of this run.")
+    state: WorkerState
+    reason: str | None = Field(description="Why it is benched.")
+    device: str
+    queues: list[str]
+    models: list[str]
+    job: str | None = Field(description="What it is at.")
+    item: str | None = Field(description="b3: its fourth batch; c0: its first chunk of sound; deliver: its files.")
+    items_done: int = Field(description="Since it was started.")
+    heartbeat_age_s: float
+
+
+class FarmReport(_Report):
+    """The farm as it is now."""
+
+    estimated_wait_s: float | None = Field(
+        description="Seconds until all that is queued now is through; null while a queue with work has no worker."
+    )
+    queues: list[QueueReport]
+    workers: list[WorkerReport]
+    sweep: dict[str, Any] | None = Field(description="What the last sweep found and did; null before the first.")
+
+
+class WorkerList(_Report):
+    """Some of the workers."""
+
+    data: list[WorkerReport]
+
+
+def worker_reports(state: FarmState) -> list[WorkerReport]:
+    """The workers that live. Raises QueueUnavailableError."""
+    return [_worker(beat) for beat in state.workers()]
+
+
+def farm_report(state: FarmState) -> FarmReport:
+    """The whole farm. Raises QueueUnavailableError."""
+    workers = worker_reports(state)
+    queues = [_queue(backlog, workers) for backlog in state.backlog()]
+    waits = [queue.wait_s for queue in queues if queue.items]
+    is_known = None not in waits
+    return FarmReport(
+        estimated_wait_s=max((wait for wait in waits if wait is not None), default=0.0) if is_known else None,
+        queues=queues,
+        workers=workers,
+        sweep=state.sweep_report() or None,
+    )
+
+
+def _worker(beat: dict[str, Any]) -> WorkerReport:
+    busy: WorkerState = "busy" if beat["job"] else "idle"
+    return WorkerReport(
+        state="benched" if beat["benched"] else "draining" if beat["is_draining"] else busy,
+        reason=beat["benched"],
+        heartbeat_age_s=round(beat["age_s"], 1),
+        **{name: beat[name] for name in ("name", "id", "device", "queues", "models", "job", "item", "items_done")},
+    )
+
+
+def _queue(backlog: Backlog, workers: list[WorkerReport]) -> QueueReport:
+    serving = sum(_serves(worker, backlog.queue) for worker in workers)
+    wait_s = round(backlog.seconds / serving, 1) if serving else None
+    return QueueReport(**backlog._asdict(), workers=serving, wait_s=wait_s)
+
+
+def _serves(worker: WorkerReport, queue: str) -> bool:
+    is_taking = worker.state in ("idle", "busy")
+    return is_taking and kind_of_queue(queue) in worker.queues and {*models_of_queues([queue])} <= {*worker.models}
