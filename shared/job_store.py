@@ -117,10 +117,15 @@ class Mended(NamedTuple):
     queues: list[str]
 
 
+def is_job_id(name: str) -> bool:
+    """Whether a job could have this id."""
+    return bool(_JOB_ID.fullmatch(name))
+
+
 def job_key(job_id: str, part: str = "") -> str:
     """The key of a job, or of a part such as ":events". Raises NotFoundError for what is no job's id."""
     # An id is part of a key: one with a colon would lead to another job's sets.
-    if not _JOB_ID.fullmatch(job_id):
+    if not is_job_id(job_id):
         raise NotFoundError(f"There is no job {job_id[:80]}.")
     return f"{PREFIX}job:{job_id}{part}"
 
