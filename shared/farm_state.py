@@ -98,6 +98,11 @@ class FarmState:
             self._redis.hdel(f"{PREFIX}blame", worker)
             return bool(self._redis.hdel(f"{PREFIX}benched", worker))
 
+    def now_ms(self) -> float:
+        """Milliseconds since 1970 by Redis' clock."""
+        with reachable():
+            return self._now_s() * 1_000
+
     def _now_s(self) -> float:
         # Redis' clock: those of machines may differ.
         seconds, microseconds = self._redis.time()
@@ -175,18 +180,19 @@ class FarmState:
         with reachable():
             return bool(self._redis.eval(script, len(keys), *keys, fence, *arguments))
 
-    def mark_recovered(self, fence: str) -> None:
-        """Note, under the fence of a pass over storage, that all that storage has is here too."""
-        marker = json.dumps({"server": self._server(), "at_s": round(self._now_s())})
+    def mark_recovered(self, fence: str, server: str) -> None:
+        """Note, under the fence of a pass over storage, that all that storage has is in this Redis (`server`) too."""
+        marker = json.dumps({"server": server, "at_s": round(self._now_s())})
         self._if_turn("storage_pass", fence, "redis.call('SET', KEYS[2], ARGV[2])", marker)
 
     def storage_pass_age_s(self) -> float | None:
         """Seconds since the last pass over storage; None when what it found may be lost: Redis was started since."""
         with reachable():
             marker = json.loads(cast("str | None", self._redis.get(f"{PREFIX}marker")) or "{}")
-            return max(0.0, self._now_s() - marker["at_s"]) if marker.get("server") == self._server() else None
+            return max(0.0, self._now_s() - marker["at_s"]) if marker.get("server") == self.server() else None
 
-    def _server(self) -> str:
+    def server(self) -> str:
+        """The id of this run of Redis: another after each start."""
         with reachable():
             return str(self._redis.info("server")["run_id"])
 

@@ -1,4 +1,4 @@
-"""Commands that need a model or the signal path: `riffarm train|evaluate|seed-image|convert|doctor`.
+"""Commands of the workers' side of the house: `riffarm train|evaluate|seed-image|convert|doctor|recover`.
 
 Owns options and what is printed. The work is in the modules of the same names, imported only when a command
 runs, since torch takes seconds to load.
@@ -131,3 +131,33 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
                 typer.echo(f"     {'':<9} → {one.remedy}")
     if not all(one.is_good for one in found):
         raise typer.Exit(1)
+
+
+@commands.command()
+def recover(as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False) -> None:
+    """Bring back from storage every job that Redis lost. Safe at any time, also beside a farm that works.
+
+    Storage and Redis are those of the farm's own settings (RIFFARM_REDIS_URL, RIFFARM_STORAGE_URL). A running sweeper does
+    the same by itself.
+    """
+    from shared.dispatch import Dispatcher, celery_app
+    from shared.errors import TransientError
+    from shared.job_store import JobStore
+    from shared.object_store import object_store_from_url
+    from shared.settings import settings_from_environment
+    from workers.recovery import recover as recovered
+
+    settings = settings_from_environment()
+    try:
+        objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
+        found = recovered(JobStore(settings.redis_url), objects, Dispatcher(celery_app(settings)))
+    except (TransientError, ValueError) as error:
+        typer.echo(f"riffarm recover: {error}", err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps(found._asdict()))
+    else:
+        typer.echo(
+            f"{found.recovered} unfinished and {found.ended} ended jobs are back, {found.orphans} orphans removed, "
+            f"{found.unreadable} unreadable, in {found.took_s:.1f} s"
+        )
