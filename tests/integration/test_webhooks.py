@@ -6,13 +6,21 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
 import pytest
+from fastapi.testclient import TestClient
 from standardwebhooks.webhooks import Webhook
 
+from shared.settings import Settings
 from tests.conftest import WEBHOOK_SECRET
+from tests.integration.gateway_probes import CLIP
 from workers import webhooks
+from workers.tasks import Tasks
 from workers.webhooks import WebhookFailedError, post_webhook
+
+if TYPE_CHECKING:
+    from workers.diffusion import FramePipeline
 
 BODY = b'{"type": "job.succeeded"}'
 
@@ -76,6 +84,35 @@ def test_other_answers_are_failures_and_redirects_are_not_followed(receiver: Rec
     with pytest.raises(WebhookFailedError, match=str(status)):
         post(f"{receiver.url}/{status}")
     assert [path for path, _, _ in receiver.calls] == [f"/{status}"]
+
+
+def test_a_retried_job_has_news_of_its_own_and_a_deleted_one_none(
+    receiver: Receiver, gateway: TestClient, settings: Settings
+) -> None:
+    """The id is constant for each end, so that a receiver takes a repeat for one and the next end for another."""
+    farm = gateway.app.state.jobs  # type: ignore[attr-defined]
+    tasks = Tasks(settings, farm.job_store, farm.object_store, farm.dispatcher, _no_pipeline, "w1")
+    webhook = {"url": f"{receiver.url}/204"}
+    job_id = gateway.post("/v1/jobs", json=CLIP | {"webhook": webhook}).json()["id"]
+
+    def ids_after(*actions: str) -> list[str]:
+        receiver.calls.clear()
+        for action in actions:
+            gateway.post(f"/v1/jobs/{job_id}/{action}").raise_for_status()
+        for _ in range(2):
+            tasks.post_webhook(job_id, "job.canceled")
+        return [headers["webhook-id"] for _, headers, _ in receiver.calls]
+
+    own = job_id.removeprefix("job_")
+    assert ids_after("cancel") == [f"dlv_{own}_canceled"] * 2
+    assert ids_after("retry") == []
+    assert ids_after("cancel") == [f"dlv_{own}_canceled_1"] * 2
+    gateway.delete(f"/v1/jobs/{job_id}").raise_for_status()
+    assert ids_after() == []
+
+
+def _no_pipeline(name: str, revision: str) -> FramePipeline:
+    raise AssertionError("nothing is rendered here")
 
 
 def test_410_ends_it(receiver: Receiver) -> None:

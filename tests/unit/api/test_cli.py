@@ -31,6 +31,9 @@ def test_what_is_no_duration_is_refused_in_a_sentence(text: str) -> None:
         duration_s_from_text(text)
 
 
+CONTROLS = ("cancel", "pause", "resume", "retry")
+
+
 def riffarm(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line as a user runs it."""
     return subprocess.run([sys.executable, "-m", "api.cli", *arguments], capture_output=True, text=True, check=False)
@@ -39,7 +42,20 @@ def riffarm(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_every_command_is_there_and_explains_itself() -> None:
     """Commands of all packages are mounted, each with a help text."""
     page = riffarm("--help").stdout
-    for command in ("render", "up", "jobs", "show", "cancel", "convert", "train", "evaluate", "doctor"):
+    for command in (
+        "render",
+        "up",
+        "jobs",
+        "show",
+        *CONTROLS,
+        "delete",
+        "farm",
+        "workers",
+        "convert",
+        "train",
+        "evaluate",
+        "doctor",
+    ):
         assert f" {command} " in page
         answer = riffarm(command, "--help")
         assert answer.returncode == 0
