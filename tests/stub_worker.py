@@ -3,7 +3,8 @@
 Start one as `RIFFARM_WORKER_APP=tests.stub_worker:app python -m workers.main …` from the repository's root; set for
 `riffarm up`, all its workers are such. What a frame looks like depends on its hash alone, so the same request always
 gives the same sound. RIFFARM_STUB_FRAME_S makes a frame take that long, in steps between which it can be canceled. A
-prompt with the word `kills` kills the process that renders it, and one with `breaks` raises an error.
+prompt with the word `kills` kills the process that renders it, and one with `breaks` raises an error. The file named by
+RIFFARM_STUB_RENDERS gets a line for every frame that is rendered: its hash and the process.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class StubPipeline:
             for step in range(STEPS):
                 time.sleep(frame_s / STEPS)
                 on_step(SimpleNamespace(frames=[index], step=step, steps=STEPS, clean=lambda: [None]))
+            _count(frame)
             on_picture(index, picture(frame))
 
 
@@ -66,6 +68,13 @@ def picture(frame: Frame) -> Image.Image:
         row = ROWS - 8 - int(name[place : place + 2], 16) * 3 // 2
         image.paste((90, 90, 90), (0, row, frame.columns, row + 3))
     return image
+
+
+def _count(frame: Frame) -> None:
+    if file := os.environ.get("RIFFARM_STUB_RENDERS"):
+        # Appended in one write: several processes share the file.
+        with open(file, "ab", buffering=0) as renders:
+            renders.write(f"{frame_hash(frame)} {os.getpid()}\n".encode())
 
 
 def _obey(prompt: str) -> None:

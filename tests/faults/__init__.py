@@ -1,0 +1,1 @@
+"""Faults: what the farm does when any part of it is killed, frozen, cut off or full."""
