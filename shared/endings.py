@@ -13,7 +13,7 @@ from typing import Final
 from shared.contracts import JobFailure, WebhookEvent
 from shared.dispatch import Dispatcher
 from shared.job_store import Attempt, JobStore
-from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key, job_retry_key
+from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key
 
 EVENTS: Final[dict[str, WebhookEvent]] = {
     "succeeded": "job.succeeded",
@@ -83,14 +83,6 @@ def _runs_from_numbers(numbers: Sequence[int]) -> list[list[int]]:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return runs
-
-
-def runs_of(job_id: str, object_store: ObjectStore) -> int:
-    """How often a job was retried, as storage has it: it has ended there if it has a result of that number."""
-    runs = 0
-    while object_store.exists(job_retry_key(job_id, runs + 1)):
-        runs += 1
     return runs
 
 

@@ -107,10 +107,14 @@ class _Child:
         return self.shelf.get(name)
 
     def work(self, queue: str) -> None:
-        """See one item of a queue through; a benched worker waits here, and takes nothing, until it is lifted."""
+        """See one item of a queue through.
+
+        A benched worker waits here until it is lifted, a drained one until it is stopped: else the ticket that it hands
+        on would come back to it at once, again and again.
+        """
         outcome = self.attempts.work(queue)
-        while outcome == "benched" and not self.is_stopping.wait(2.0):
-            if not self.farm.is_benched(self.name):
+        while outcome in ("benched", "draining") and not self.is_stopping.wait(2.0):
+            if outcome == "benched" and not self.farm.is_benched(self.name):
                 return
 
     def _beat(self) -> None:
