@@ -53,6 +53,8 @@ def celery_app(settings: Settings) -> Celery:
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_max": 0.5},
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
+        # Nobody gives workers orders through Celery: it would be two connections and some messages of each.
+        worker_enable_remote_control=False,
         # A spawned child imports torch and loads the model before it reports for work.
         worker_proc_alive_timeout=300.0,
         worker_soft_shutdown_timeout=3.0,

@@ -243,7 +243,9 @@ def main() -> None:
     ]
     command += ["-n", f"{options.name}@%h", "-P", "prefork", "-c", "1", "--pool-start-method", "spawn"]
     stopping.defer_stop()
-    os.execv(sys.executable, [*command, "--without-mingle", "--without-gossip", "--loglevel", "INFO"])  # noqa: S606
+    # Workers have heartbeats of their own (`shared.farm_state`); Celery's are nobody's.
+    command += ["--without-mingle", "--without-gossip", "--without-heartbeat", "--loglevel", "INFO"]
+    os.execv(sys.executable, command)  # noqa: S606
 
 
 if __name__ == "__main__":
