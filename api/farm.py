@@ -49,7 +49,7 @@ def _reasons_not_ready(farm: Jobs) -> tuple[dict[str, str | None], list[str]]:
     except RiffarmError as error:
         checks["storage"] = error.message
     try:
-        state = _state(farm)
+        state = FarmState(farm.job_store.redis)
         served = {queue for worker in state.workers() for queue in worker["queues"]}
         missing = [queue for queue in QUEUES if queue not in served]
         checks["workers"] = f"no worker serves {', '.join(missing)}" if missing else None
@@ -66,7 +66,7 @@ def _reasons_not_ready(farm: Jobs) -> tuple[dict[str, str | None], list[str]]:
 @router.get("/metrics", response_class=Response, summary="Figures for Prometheus")
 def metrics(farm: Farm) -> Response:
     """Backlog by queue, jobs that wait, workers by state. `riffarm_redis_up` alone is 0 when Redis is away."""
-    return Response(metrics_text(_state(farm)), media_type=MEDIA_TYPE)
+    return Response(metrics_text(farm.job_store), media_type=MEDIA_TYPE)
 
 
 @router.get(
@@ -74,7 +74,7 @@ def metrics(farm: Farm) -> Response:
 )
 def read_farm(farm: Farm) -> Response:
     """Queues with what waits in them, workers with what they are at, the estimated wait, the last sweep's report."""
-    return _answer(farm_report(_state(farm)))
+    return _answer(farm_report(farm.job_store))
 
 
 @router.post(
@@ -86,10 +86,9 @@ def read_farm(farm: Farm) -> Response:
 )
 def drain_worker(name: str, farm: Farm) -> Response:
     """Have all workers of this name hand back what they are at and take nothing more, until they are started anew."""
-    state = _state(farm)
-    for worker in _named(state, name):
-        state.drain(worker.id)
-    return _answer(WorkerList(data=_named(state, name)))
+    for worker in _named(farm, name):
+        FarmState(farm.job_store.redis).drain(worker.id)
+    return _answer(WorkerList(data=_named(farm, name)))
 
 
 @router.post(
@@ -101,21 +100,16 @@ def drain_worker(name: str, farm: Farm) -> Response:
 )
 def lift_worker(name: str, farm: Farm) -> Response:
     """Forget what a worker lost, so that it takes work again. One that is not benched stays as it is."""
-    state = _state(farm)
-    _named(state, name)
-    state.lift(name)
-    return _answer(WorkerList(data=_named(state, name)))
+    _named(farm, name)
+    FarmState(farm.job_store.redis).lift(name)
+    return _answer(WorkerList(data=_named(farm, name)))
 
 
-def _named(state: FarmState, name: str) -> list[WorkerReport]:
-    found = [worker for worker in worker_reports(state) if worker.name == name]
+def _named(farm: Jobs, name: str) -> list[WorkerReport]:
+    found = [worker for worker in worker_reports(farm.job_store) if worker.name == name]
     if not found:
         raise NotFoundError(f"There is no worker {name[:80]}; /v1/farm lists all.")
     return found
-
-
-def _state(farm: Jobs) -> FarmState:
-    return FarmState(farm.job_store.redis)
 
 
 def _answer(report: FarmReport | WorkerList) -> Response:

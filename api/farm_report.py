@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.dispatch import kind_of_queue, models_of_queues
 from shared.farm_state import Backlog, FarmState
+from shared.job_store import JobStore
 
 WorkerState = Literal["idle", "busy", "draining", "benched"]
 
@@ -64,14 +65,16 @@ class WorkerList(_Report):
     data: list[WorkerReport]
 
 
-def worker_reports(state: FarmState) -> list[WorkerReport]:
+def worker_reports(jobs: JobStore) -> list[WorkerReport]:
     """The workers that live. Raises QueueUnavailableError."""
-    return [_worker(beat) for beat in state.workers()]
+    # From the leases and not from the heartbeats, which are some seconds old.
+    held = {worker_id: item for item, worker_id in jobs.leases().items()}
+    return [_worker(beat, *held.get(beat["id"], (None, None))) for beat in FarmState(jobs.redis).workers()]
 
 
-def farm_report(state: FarmState) -> FarmReport:
+def farm_report(jobs: JobStore) -> FarmReport:
     """The whole farm. Raises QueueUnavailableError."""
-    workers = worker_reports(state)
+    state, workers = FarmState(jobs.redis), worker_reports(jobs)
     queues = [_queue(backlog, workers) for backlog in state.backlog()]
     waits = [queue.wait_s for queue in queues if queue.items]
     is_known = None not in waits
@@ -83,13 +86,15 @@ def farm_report(state: FarmState) -> FarmReport:
     )
 
 
-def _worker(beat: dict[str, Any]) -> WorkerReport:
-    busy: WorkerState = "busy" if beat["job"] else "idle"
+def _worker(beat: dict[str, Any], job: str | None, item: str | None) -> WorkerReport:
+    busy: WorkerState = "busy" if job else "idle"
     return WorkerReport(
         state="benched" if beat["benched"] else "draining" if beat["is_draining"] else busy,
         reason=beat["benched"],
         heartbeat_age_s=round(beat["age_s"], 1),
-        **{name: beat[name] for name in ("name", "id", "device", "queues", "models", "job", "item", "items_done")},
+        job=job,
+        item=item,
+        **{name: beat[name] for name in ("name", "id", "device", "queues", "models", "items_done")},
     )
 
 

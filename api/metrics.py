@@ -16,22 +16,23 @@ from prometheus_client.registry import Collector
 from api.farm_report import WorkerState, worker_reports
 from shared.errors import QueueUnavailableError
 from shared.farm_state import FarmState
+from shared.job_store import JobStore
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def metrics_text(state: FarmState) -> bytes:
+def metrics_text(jobs: JobStore) -> bytes:
     """All figures, as they are now, in Prometheus' text form; `riffarm_redis_up 0` alone when Redis is away."""
     registry = CollectorRegistry()
-    registry.register(_FarmCollector(state))
+    registry.register(_FarmCollector(jobs))
     return generate_latest(registry)
 
 
 class _FarmCollector(Collector):
     """Asks Redis when it is asked."""
 
-    def __init__(self, state: FarmState) -> None:
-        self._state = state
+    def __init__(self, jobs: JobStore) -> None:
+        self._jobs = jobs
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The figures."""
@@ -50,7 +51,7 @@ class _FarmCollector(Collector):
         jobs = GaugeMetricFamily(
             "riffarm_jobs_waiting", "Jobs with work that waits for a worker.", labels=["queue", "priority"]
         )
-        for backlog in self._state.backlog():
+        for backlog in FarmState(self._jobs.redis).backlog():
             seconds.add_metric([backlog.queue], backlog.seconds)
             items.add_metric([backlog.queue], backlog.items)
             for priority, count in backlog.jobs_waiting.items():
@@ -59,7 +60,7 @@ class _FarmCollector(Collector):
 
     def _workers(self) -> GaugeMetricFamily:
         workers = GaugeMetricFamily("riffarm_workers", "Workers that live.", labels=["state"])
-        states = Counter(worker.state for worker in worker_reports(self._state))
+        states = Counter(worker.state for worker in worker_reports(self._jobs))
         for state in get_args(WorkerState):
             workers.add_metric([state], states[state])
         return workers

@@ -21,6 +21,17 @@ def test_with_a_key_only_the_key_gets_in(settings: Settings) -> None:
         assert gateway.get("/health").status_code == 200
 
 
+def test_what_changes_a_job_needs_the_key_and_our_own_pages(gateway: TestClient, settings: Settings) -> None:
+    """Every action, also on a job that is not there: 401 comes before 404."""
+    keyed = Settings.model_validate({**settings.model_dump(), "gateway_key": KEY, "secret": SECRET})
+    calls = [("POST", f"/v1/jobs/job_0/{action}") for action in ("cancel", "pause", "resume", "retry")]
+    with TestClient(create_app(keyed)) as guarded:
+        for method, path in [*calls, ("DELETE", "/v1/jobs/job_0")]:
+            assert guarded.request(method, path).status_code == 401
+            assert gateway.request(method, path, headers={"Origin": "https://evil.example"}).status_code == 401
+            assert gateway.request(method, path).status_code == 404
+
+
 def test_without_a_key_other_host_names_are_refused(settings: Settings) -> None:
     """A web page that points its own name at this machine gets nothing."""
     with TestClient(create_app(settings), base_url="http://evil.example") as gateway:

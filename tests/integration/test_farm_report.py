@@ -106,18 +106,18 @@ def test_a_worker_tells_what_it_is_at(gateway: TestClient, state: FarmState, job
     attempt = taken(job_store, job_id)
     for name in ("idle", "draining", "bad"):
         state.beat(f"{name}/1", BEAT | {"name": name})
-    state.beat("busy/1", BEAT | {"name": "busy", "job": job_id, "item": attempt.item})
+    state.beat("w1/1", BEAT)
     state.drain("draining/1")
     dead = json.dumps(BEAT | {"name": "dead", "beat_s": time.time() - 3_000})
     job_store.redis.hset("riffarm:workers", "dead/1", dead)
     workers = {worker["name"]: worker for worker in report(gateway)["workers"]}
     assert {name: worker["state"] for name, worker in workers.items()} == {
         "idle": "idle",
-        "busy": "busy",
+        "w1": "busy",
         "draining": "draining",
         "bad": "benched",
     }
-    assert (workers["busy"]["job"], workers["busy"]["item"], workers["busy"]["items_done"]) == (job_id, "b0", 7)
+    assert (workers["w1"]["job"], workers["w1"]["item"], workers["w1"]["items_done"]) == (job_id, attempt.item, 7)
     assert (workers["bad"]["reason"], workers["idle"]["reason"]) == ("its process died", None)
     assert 0 <= workers["idle"]["heartbeat_age_s"] < 15
 
@@ -191,7 +191,7 @@ def test_metrics_are_those_of_the_report(gateway: TestClient, state: FarmState, 
     gateway.post("/v1/jobs", json=TRACK)
     gateway.post("/v1/jobs", json={**CLIP, "priority": "interactive"})
     job_store.take(QUEUE, "w1", "w1/1")
-    state.beat("w1/1", BEAT | {"job": "job_1", "item": "b0"})
+    state.beat("w1/1", BEAT)
     job_store.redis.hset("riffarm:pace", QUEUE, 500)
     seen = figures(gateway)
     assert seen["riffarm_redis_up",] == 1
