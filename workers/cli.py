@@ -137,17 +137,19 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
 def recover(as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False) -> None:
     """Bring back from storage every job that Redis lost. Safe at any time, also beside a farm that works.
 
-    Storage and Redis are those of the farm's own settings (RIFFARM_REDIS_URL, RIFFARM_STORAGE_URL). A running sweeper does
+    Storage and Redis are those of the farm's settings (RIFFARM_REDIS_URL, RIFFARM_STORAGE_URL). A running sweeper does
     the same by itself.
     """
     from shared.dispatch import Dispatcher, celery_app
     from shared.errors import TransientError
     from shared.job_store import JobStore
+    from shared.logs import configure_logs
     from shared.object_store import object_store_from_url
     from shared.settings import settings_from_environment
     from workers.recovery import recover as recovered
 
     settings = settings_from_environment()
+    configure_logs(settings.log_format, "recover")
     try:
         objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
         found = recovered(JobStore(settings.redis_url), objects, Dispatcher(celery_app(settings)))

@@ -75,7 +75,7 @@ class StuckJobs:
             return None
         with reachable():
             leases = cast("dict[str, str]", self._jobs.redis.hgetall(job_key(fields["id"], ":leases")))
-        begun = f"Nothing was heard of the job for {self._after_s / 60:g} minutes"
+        begun = f"Nothing was heard of the job for {self._after_s:g} s"
         if not leases:
             return f"{begun}, though there are workers for it."
         held = (f"{item} on {lease.split(' ', 1)[1].rpartition('/')[0]}" for item, lease in sorted(leases.items()))

@@ -37,5 +37,6 @@ def calls(store: ObjectStore, key: str, path: Path) -> dict[str, Callable[[], ob
         "exists": lambda: store.exists(key),
         "delete": lambda: store.delete(key),
         "keys": lambda: list(store.keys(f"{key}/")),
+        "aged_keys": lambda: list(store.aged_keys(f"{key}/")),
         "check": store.check,
     }

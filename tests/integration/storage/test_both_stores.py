@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_keys_are_in_ascii_order_and_a_prefix_need_not_be_a_folder(store: Object
     assert list(store.keys("jobs/j1/")) == ["jobs/j1/a/deep", "jobs/j1/z"]
     assert list(store.keys("jobs/j1/z")) == ["jobs/j1/z"]
     assert list(store.keys("uploads/")) == []
+
+
+def test_a_listing_tells_when_each_object_was_written(store: ObjectStore) -> None:
+    """In the order of the keys; an object that is replaced is as young as its newest bytes."""
+    before_s = time.time()
+    for name in ("frames/ab/y.png", "frames/ab/x.png", "uploads/x"):
+        store.put(name, b"")
+    written = [*store.aged_keys("frames/")]
+    assert [key for key, _ in written] == ["frames/ab/x.png", "frames/ab/y.png"]
+    # Servers keep whole seconds.
+    assert all(before_s - 1 <= written_s <= time.time() + 1 for _, written_s in written)
 
 
 def test_a_listing_of_1100_keys_is_complete(store: ObjectStore) -> None:
@@ -110,7 +122,7 @@ def test_a_bad_key_is_refused_before_storage_is_touched(store: ObjectStore, key:
     (tmp_path / "file").write_bytes(b"x")
     reaching = calls(store, key, tmp_path / "file")
     if key in ("", "jobs/"):
-        del reaching["keys"]
+        del reaching["keys"], reaching["aged_keys"]
     del reaching["check"]
     for call in [*reaching.values(), lambda: store.url(key, 60, "x", "audio/flac")]:
         with pytest.raises(ValueError, match="storage key"):
