@@ -19,8 +19,9 @@ class Process:
     def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        self.pids: list[int] = []
-        """Of all processes that were killed or frozen here, the oldest first."""
+        self.disturbed: set[int] = set()
+        """The pids of all that was killed, frozen or stopped here."""
+        self.kills = 0
         self._command = command
         self._environment = environment
         self._popen: subprocess.Popen[bytes] | None = None
@@ -49,34 +50,34 @@ class Process:
         """Whether it was started and has not ended."""
         return self._popen is not None and self._popen.poll() is None
 
-    def children(self) -> list[psutil.Process]:
-        """The processes it started that are alive."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(self.popen.pid).children(recursive=True)
-        return []
-
     def kill(self) -> None:
         """SIGKILL to it and all that it started."""
-        self._signal_group(signal.SIGKILL)
+        self.disturb()
+        self.kills += 1
+        os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
     def kill_alone(self) -> None:
         """SIGKILL to it and none of those it started."""
-        self._remember()
+        self.disturb()
+        self.kills += 1
         self.popen.kill()
         self.popen.wait()
 
     def kill_child(self) -> bool:
         """SIGKILL to the child that works; False when there is none just now."""
-        workers = [one for one in self.children() if "spawn_main" in " ".join(_command(one))]
-        for one in workers[-1:]:
-            self.pids.append(one.pid)
-            one.kill()
-        return bool(workers)
+        for one in self._children():
+            if "spawn_main" in " ".join(_command(one)):
+                self.disturbed.add(one.pid)
+                self.kills += 1
+                one.kill()
+                return True
+        return False
 
     def freeze(self) -> None:
         """SIGSTOP to it and all that it started."""
-        self._signal_group(signal.SIGSTOP)
+        self.disturb()
+        os.killpg(self.popen.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -84,7 +85,7 @@ class Process:
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM to it; its exit code."""
-        self._remember()
+        self.disturb()
         self.popen.terminate()
         return self.popen.wait(timeout_s)
 
@@ -95,20 +96,22 @@ class Process:
                 os.killpg(self._popen.pid, signal.SIGKILL)
             self._popen.wait()
 
+    def disturb(self) -> None:
+        """Note that what it and its children do from now on is no fault of the farm's."""
+        self.disturbed |= {self.popen.pid, *(one.pid for one in self._children())}
+
     def said(self, words: str) -> list[str]:
         """The lines of its log with these words."""
         return [line for line in self.log.read_text(errors="replace").splitlines() if words in line]
 
-    def _signal_group(self, number: int) -> None:
-        self._remember()
-        os.killpg(self.popen.pid, number)
-
-    def _remember(self) -> None:
-        self.pids += [self.popen.pid, *(one.pid for one in self.children())]
+    def _children(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.popen.pid).children(recursive=True)
+        return []
 
 
 def _command(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return []

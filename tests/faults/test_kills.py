@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 import pytest
 
 from tests.conftest import wait_until
-from tests.faults.conftest import Undisturbed
-from tests.faults.mix import SEED_IMAGE, Request, mixed, track
+from tests.faults.checks import check
+from tests.faults.conftest import FEW
+from tests.faults.mix import Request
 from tests.faults.rig import Farm
-
-FRAME_S = 0.1
-MakeFarm = Callable[..., Farm]
-
-
-def amid_jobs(farm: Farm, undisturbed: Undisturbed) -> dict[str, str]:
-    """Begin jobs of every kind; the sounds they must come to."""
-    requests: list[Request] = [track("long", 14), *mixed(5, farm.client.upload(SEED_IMAGE))]
-    sounds = undisturbed.sounds(requests)
-    first, *_ = farm.submit(*requests)
-    farm.wait_for_frames(first, 2)
-    return sounds
 
 
 def kill_child(farm: Farm) -> None:
@@ -36,7 +26,7 @@ def kill_worker(farm: Farm) -> None:
 
 
 def kill_parent(farm: Farm) -> None:
-    """A worker's parent, whose child goes on for a moment, or not."""
+    """A worker's parent alone."""
     farm["worker-1"].kill_alone()
     farm.start("worker-1")
 
@@ -48,10 +38,11 @@ def kill_gateway(farm: Farm) -> None:
 
 
 def kill_sweeper(farm: Farm) -> None:
-    """The sweeper, and a worker whose work it is to find."""
+    """The sweeper, and a worker whose work it is to find when it is back."""
     farm["sweeper"].kill()
     farm["worker-1"].kill()
     farm.start("sweeper")
+    farm.start("worker-1")
 
 
 def kill_valkey(farm: Farm) -> None:
@@ -60,12 +51,23 @@ def kill_valkey(farm: Farm) -> None:
     farm.start("valkey")
 
 
-@pytest.mark.parametrize("kill", [kill_child, kill_worker, kill_parent, kill_gateway, kill_sweeper, kill_valkey])
+def kill_valkey_and_its_file(farm: Farm) -> None:
+    """Valkey, which comes back with nothing."""
+    farm["valkey"].kill()
+    shutil.rmtree(farm.folder / "valkey")
+    (farm.folder / "valkey").mkdir()
+    farm.start("valkey")
+
+
+VICTIMS = [kill_child, kill_worker, kill_parent, kill_gateway, kill_sweeper, kill_valkey, kill_valkey_and_its_file]
+
+
+@pytest.mark.parametrize("kill", VICTIMS)
 def test_whatever_is_killed_every_job_ends_with_its_sound(
-    make_farm: MakeFarm, undisturbed: Undisturbed, kill: Callable[[Farm], None]
+    farm: Farm, requests: list[Request], sounds: dict[str, str], kill: Callable[[Farm], None]
 ) -> None:
     """Nothing is lost, nothing is rendered twice but what the killed one was at, nothing is left over."""
-    with make_farm(frame_s=FRAME_S) as farm:
-        sounds = amid_jobs(farm, undisturbed)
-        kill(farm)
-        farm.check(sounds)
+    first, *_ = farm.submit(*requests[:FEW])
+    farm.wait_for_frames(first, 2)
+    kill(farm)
+    check(farm, sounds)
