@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from types import FrameType
 from typing import Any, Final
 
@@ -68,7 +69,8 @@ def _stopper(sign_off: Callable[[], None]) -> Callable[[int, FrameType | None], 
         sign_off()
         os._exit(0)
 
-    threading.Thread(target=see_out, name="stop", daemon=True).start()
+    # A thread begins without the worker's name for its log lines.
+    threading.Thread(target=copy_context().run, args=(see_out,), name="stop", daemon=True).start()
 
     def handle(number: int, frame: FrameType | None) -> None:
         # Celery's loop ends at its next turn: it takes no more messages and waits for the child.

@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import soundfile
 
-from tests.conftest import Farm, wait_until
+from tests.conftest import Farm, running_farm, wait_until
+
+STUB = {"RIFFARM_WORKER_APP": "tests.stub_worker:app"}
+KEYFRAMES = [{"prompt": "a", "seed": 1}, {"prompt": "b", "seed": 2}]
 
 
 def up(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -72,6 +76,15 @@ def test_two_farms_do_not_share_a_folder(farm: Farm) -> None:
     answer = up("--port", "0", "--data", str(farm.data))
     assert answer.returncode == 1
     assert "another farm runs in" in " ".join(answer.stderr.split())
+
+
+@pytest.mark.parametrize("workers", ["0", "65", "auto:0", "many"])
+def test_a_number_of_workers_that_cannot_be_is_one_clear_sentence(tmp_path: Path, workers: str) -> None:
+    """Said before anything is started."""
+    answer = up("--port", "0", "--data", str(tmp_path), "--workers", workers)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(f"riffarm up: --workers {workers}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_address_needs_a_key(tmp_path: Path) -> None:
@@ -169,3 +182,78 @@ def test_a_killed_gateway_is_started_again(farm: Farm) -> None:
     deadline_s = time.monotonic() + 60
     while not farm.client.is_farm():
         assert time.monotonic() < deadline_s, "the gateway did not come back"
+
+
+def processes(farm: Farm, module: str) -> list[psutil.Process]:
+    """The farm's own processes that run a module."""
+    return [one for one in psutil.Process(farm.process.pid).children() if module in " ".join(one.cmdline())]
+
+
+def test_workers_come_with_the_backlog_and_go_when_it_is_quiet(tmp_path: Path) -> None:
+    """`auto:2`: a second worker under load, both at work, /ready all along; then one goes in order and stays away."""
+    variables = STUB | {"RIFFARM_STUB_FRAME_S": "0.3", "RIFFARM_SCALE_TARGET_S": "3", "RIFFARM_SCALE_QUIET_S": "3"}
+    with running_farm(tmp_path / "data", "--workers", "auto:2", environment=variables) as farm:
+        assert names(farm) == {"worker-1"}
+        refusals: list[int] = []
+
+        def has_workers(wanted: set[str]) -> bool:
+            answer = httpx.get(f"{farm.url}/ready")
+            refusals.extend([answer.status_code] if answer.status_code != 200 else [])
+            return names(farm) == wanted
+
+        job = farm.client.submit({"type": "track", "keyframes": KEYFRAMES, "duration_s": 300})
+        wait_until(lambda: has_workers({"worker-1", "worker-2"}), "a second worker comes")
+        assert list(farm.client.follow(job.id))[-1].status == "succeeded"
+        assert {one.worker for one in farm.client.frames(job.id)} == {"worker-1", "worker-2"}
+        wait_until(lambda: has_workers({"worker-1"}), "the second worker goes")
+        wait_until(lambda: len(processes(farm, "celery")) == 1, "its process ends")
+        assert refusals == []
+        assert farm.stop() == 0
+    log = (tmp_path / "data.log").read_text()
+    assert [line.split(";")[0] for line in log.splitlines() if line.startswith("workers: ")] == [
+        "workers: 1 → 2",
+        "workers: 2 → 1",
+    ]
+    assert "worker-2 ended" not in log
+
+
+def names(farm: Farm) -> set[str]:
+    """The workers that report."""
+    return {worker.name for worker in farm.client.farm().workers}
+
+
+def test_a_killed_sweeper_comes_back_and_finds_what_a_lost_worker_held(tmp_path: Path) -> None:
+    """kill -9 on both: the supervisor starts them, the new sweeper gives the item back, the job succeeds."""
+    variables = STUB | {"RIFFARM_STUB_FRAME_S": "0.5", "RIFFARM_LEASE_S": "4"}
+    with running_farm(tmp_path / "data", "--workers", "1", environment=variables) as farm:
+        job = farm.client.submit({"type": "track", "keyframes": KEYFRAMES, "duration_s": 20.48})
+        wait_until(lambda: farm.client.job(job.id).progress.frames_done >= 1, "a frame")
+        (sweeper,) = processes(farm, "workers.sweeper")
+        (worker,) = processes(farm, "celery -")
+        for one in (sweeper, worker):
+            one.kill()
+        wait_until(lambda: farm.client.job(job.id).status == "succeeded", "the job succeeds")
+        (again,) = processes(farm, "workers.sweeper")
+        assert again.pid != sweeper.pid
+
+
+def test_a_job_is_paused_goes_on_is_canceled_and_tried_again(tmp_path: Path) -> None:
+    """Each through the client, on one farm; what is finished is never rendered twice."""
+    renders = tmp_path / "renders"
+    variables = STUB | {"RIFFARM_STUB_FRAME_S": "0.2", "RIFFARM_STUB_RENDERS": str(renders)}
+    with running_farm(tmp_path / "data", "--workers", "1", environment=variables) as farm:
+        client = farm.client
+        job = client.submit({"type": "track", "keyframes": KEYFRAMES, "duration_s": 120})
+        wait_until(lambda: client.job(job.id).progress.frames_done >= 2, "frames")
+        assert client.pause(job.id).status == "paused"
+        wait_until(lambda: client.farm().workers[0].job is None, "the worker rests")
+        resting = client.job(job.id).progress.frames_done
+        assert 2 <= resting < 24
+        assert client.resume(job.id).status == "running"
+        wait_until(lambda: client.job(job.id).progress.frames_done > resting, "it goes on")
+        assert client.cancel(job.id).status == "canceled"
+        assert client.resume(job.id).status == "canceled"
+        assert client.retry(job.id).status == "queued"
+        assert list(client.follow(job.id))[-1].status == "succeeded"
+        rendered = [line.split()[0] for line in renders.read_text().splitlines()]
+        assert len(rendered) == len(set(rendered)) == 24

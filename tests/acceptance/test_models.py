@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared.contracts import TERMINAL, Job
-from shared.job_store import JobStore
+from shared.farm_state import FarmState
+from shared.redis_connection import redis_from_url
 from tests.acceptance.test_local_farm import up
 from tests.conftest import SECRET, Farm, Valkey, running_farm, wait_until
 from tests.sd15_checkpoint import write_lora, write_sd15_checkpoint
@@ -52,20 +54,20 @@ def test_work_waits_for_a_worker_that_has_its_model(tmp_path: Path, valkey: Valk
         "RIFFARM_SECRET": SECRET,
     }
     options = ("--workers", "1", "--models", "riffarm-mini", "--redis", valkey.url)
-    store = JobStore(valkey.url)
+    state = FarmState(redis_from_url(valkey.url))
     with running_farm(tmp_path / "data", *options, environment=environment) as farm:
         jobs = [farm.client.submit({**CLIP, "model": name}).id for name in ("sd15", "sd15.warm", "riffarm-mini")]
         assert ended(farm, jobs[2]).status == "succeeded"
         assert [farm.client.job(one).status for one in jobs[:2]] == ["queued", "queued"]
-        (beat,) = store.workers()
+        (beat,) = state.workers()
         assert (beat["models"], beat["loaded"], beat["device"]) == (["riffarm-mini"], ["riffarm-mini"], "cpu")
         assert 0 < beat["memory_bytes"] < beat["memory_budget_bytes"]
-        with worker(farm, environment, "--models", "sd15,sd15.warm", "--queues", "render.normal"):
+        with worker(farm, environment, "--models", "sd15,sd15.warm", "--queues", "render"):
             ends = [ended(farm, one) for one in jobs[:2]]
             assert [end.status for end in ends] == ["succeeded"] * 2, [end.error for end in ends]
             names = {"sd15", "sd15.warm"}
-            wait_until(lambda: {*beats(store)["beside"]["loaded"]} == names, "the worker tells what it has loaded")
-            assert beats(store)["beside"]["queues"] == ["render.normal"]
+            wait_until(lambda: {*beats(state)["beside"]["loaded"]} == names, "the worker tells what it has loaded")
+            assert beats(state)["beside"]["queues"] == ["render"]
         # What is added to a model makes other pictures, so other files.
         files = [next(one for one in end.outputs if one.name.endswith(".flac")).sha256 for end in ends]
         assert files[0] != files[1]
@@ -77,9 +79,9 @@ def ended(farm: Farm, job_id: str) -> Job:
     return farm.client.job(job_id)
 
 
-def beats(store: JobStore) -> dict[str, dict[str, object]]:
+def beats(state: FarmState) -> dict[str, dict[str, Any]]:
     """Heartbeats by the worker's name."""
-    return {beat["name"]: beat for beat in store.workers()}
+    return {beat["name"]: beat for beat in state.workers()}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def beats(store: JobStore) -> dict[str, dict[str, object]]:
     [
         (("--models", "nothing"), "there is no model nothing; there are riffarm-mini"),
         (("--queues", "nothing"), "there is no queue 'nothing' here"),
-        (("--queues", "render.normal.nothing"), "there is no queue 'render.normal.nothing' here"),
+        (("--queues", "render.nothing"), "there is no queue 'render.nothing' here"),
     ],
 )
 def test_a_worker_for_what_is_not_there_says_so_and_ends(options: tuple[str, ...], sentence: str) -> None:
