@@ -23,7 +23,7 @@ class Process:
         """The pids of all that was killed, frozen or stopped here."""
         self.kills = 0
         self._command = command
-        self._environment = environment
+        self.environment = environment
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -31,7 +31,7 @@ class Process:
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
                 self._command,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -41,14 +41,12 @@ class Farm:
         *,
         frame_s: float = FRAME_S,
         environment: Mapping[str, str] | None = None,
-        own: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """`environment`: variables of all processes; `own`: of some, by their names."""
+        """`environment`: variables of all processes."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.valkey_port, self.port = free_port(), free_port()
         self.renders_file = folder / "renders.txt"
-        self._own = own or {}
         self._environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
@@ -91,8 +89,11 @@ class Farm:
         return [str(get_binary_path()), *options.split(), "--save", ""]
 
     def _add(self, name: str, command: list[str]) -> None:
-        environment = dict(self._environment) | dict(self._own.get(name, {}))
-        self.processes[name] = Process(name, command, environment, self.folder)
+        self.processes[name] = Process(name, command, dict(self._environment), self.folder)
+
+    def add_to_environment(self, name: str, variables: Mapping[str, str]) -> None:
+        """Give one process variables of its own, from its next start on."""
+        self[name].environment.update(variables)
 
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
@@ -216,19 +217,18 @@ class Farm:
         except redis.exceptions.RedisError:
             return False
 
-    def holder(self, job_id: str, item: str) -> str | None:
-        """The name of the worker that holds an item."""
-        lease = cast("str | None", self.redis.hget(f"riffarm:job:{job_id}:leases", item))
-        return lease.split(" ")[1].split("/")[0] if lease else None
+    def holders(self, job_id: str) -> dict[str, str]:
+        """The workers that are at a job: names by item."""
+        leases = cast("dict[str, str]", self.redis.hgetall(f"riffarm:job:{job_id}:leases"))
+        return {item: lease.split(" ")[1].split("/")[0] for item, lease in leases.items()}
 
-    def worker_of(self, job_id: str) -> str:
-        """The name of a worker that is at the job, once there is one."""
-        names: list[str] = []
+    def wait_for_sweeps(self, count: int) -> None:
+        """Wait until the sweeper has looked so often from now on."""
+        for _ in range(count):
+            before = self.redis.get("riffarm:swept")
+            wait_until(lambda before=before: self.redis.get("riffarm:swept") != before, "a sweep")  # type: ignore[misc]
 
-        def has_one() -> bool:
-            leases = cast("list[str]", self.redis.hvals(f"riffarm:job:{job_id}:leases"))
-            names[:] = [lease.split(" ")[1].split("/")[0] for lease in leases]
-            return bool(names)
-
-        wait_until(has_one, "a worker is at the job")
-        return names[0]
+    def told(self, words: str) -> list[str]:
+        """The events of all accepted jobs with these words."""
+        events = [one for job_id in self.accepted for one in self.redis.xrange(f"riffarm:job:{job_id}:events")]
+        return [str(one) for one in events if words in str(one)]

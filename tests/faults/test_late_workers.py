@@ -17,11 +17,11 @@ def test_a_frozen_worker_that_wakes_up_late_is_refused(
     """Its item is begun elsewhere after a lease; what it then reports is refused and logged, and it works on."""
     first, *_ = farm.submit(*requests[:FEW])
     farm.wait_for_frames(first, 1)
-    worker = farm[farm.worker_of(first)]
+    wait_until(lambda: bool(farm.holders(first)), "a worker is at it")
+    item, name = next(iter(farm.holders(first).items()))
+    worker = farm[name]
     worker.freeze()
-    held = farm.redis.hgetall(f"riffarm:job:{first}:leases")
-    item = next(item for item, lease in held.items() if f" {worker.name}/" in lease)
-    wait_until(lambda: farm.holder(first, item) != worker.name, "its item is another's, or done", 6 * LEASE_S)
+    wait_until(lambda: farm.holders(first).get(item) != name, "its item is another's, or done", 6 * LEASE_S)
     worker.thaw()
     wait_until(lambda: bool(worker.said("late: another attempt has taken over")), "it learns that it is late")
     check(farm, sounds)
@@ -67,5 +67,4 @@ def test_a_rolling_restart_again_and_again_loses_and_counts_nothing(
     check(farm, sounds)
     assert rounds >= 2
     assert farm.redis.hlen("riffarm:blame") == 0
-    for job_id in farm.accepted:
-        assert not [one for one in farm.redis.xrange(f"riffarm:job:{job_id}:events") if "begins anew" in str(one)]
+    assert not farm.told("begins anew")
