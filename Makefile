@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 # One thread for each process: the tests start several, and oversubscribed cores are an order of magnitude slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo up test check bench bench-sound bench-render gallery lock clean
+.PHONY: help setup demo up test check bench bench-sound bench-render bench-farm gallery lock clean
 
 help:            ## Show what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ bench-render: setup  ## Measure rendering against diffusers' stock pipelines, on
 	@# In memory as a worker's process has it: workers/main.py.
 	OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \
 		$(BIN)/python -m tests.benchmarks.render $(ARGS)
+
+bench-farm: setup  ## Measure what the farm itself costs, with a model that costs nothing; five minutes (ARGS=--quick: one)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.farm $(ARGS)
 
 gallery: setup   ## Draw what each parameter does, into docs/rendering; four minutes, less when asked again
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m tests.benchmarks.gallery

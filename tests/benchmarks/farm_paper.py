@@ -19,6 +19,8 @@ MOST_CONNECTIONS: Final = 10_000
 """Valkey's limit where nobody sets another."""
 MOVES_OF_A_BATCH: Final = 4
 """Take, record twice, done: as many as a worker makes whose frames cost nothing."""
+SWEPT_JOBS: Final = 1_200
+"""That one sweep looks at: about 1,000 running and 200 queued ones (`workers.sweep`)."""
 Results = dict[str, Any]
 
 
@@ -35,7 +37,10 @@ def on_paper(costs_us: dict[str, float], batch: Results, worker: Results, mend_u
         # So slow that each is recorded by itself.
         "record a frame": (FRAMES_PER_S, costs_us["record a frame"]),
         "done": (batches, costs_us["done"]),
-        "the rest of a batch: ticket, Celery, colder caches": (batches, max(0.0, 1_000 * batch["valkey_cpu_ms"] - in_moves_us)),
+        "the rest of a batch: ticket, Celery, colder caches": (
+            batches,
+            max(0.0, 1_000 * batch["valkey_cpu_ms"] - in_moves_us),
+        ),
         "renew": (RENEWALS_PER_S, costs_us["renew"]),
         "preview": (PREVIEWS_PER_S, costs_us["preview"]),
         "heartbeat": (HEARTBEATS_PER_S, costs_us["heartbeat"]),
@@ -57,7 +62,7 @@ def on_paper(costs_us: dict[str, float], batch: Results, worker: Results, mend_u
         "wakeups_per_s": round(WORKERS * batches),
         "commands_per_s": round(WORKERS * sent),
         "megabytes_per_s": round(WORKERS * traffic / 1e6, 1),
-        "sweep_s": round(WORKERS * mend_us / 1e6, 2),
+        "sweep_s": round(SWEPT_JOBS * mend_us / 1e6, 2),
         "shares": shares,
         "first_bottleneck": first,
         "workers_at_the_limit": round(WORKERS / shares[first]),

@@ -23,6 +23,9 @@ from tests.benchmarks.farm_rig import Rig
 FRAMES: Final = 100
 _WORKER: Final = ("bench", "bench/1")
 _TURN_S: Final = 600.0
+_FIRST_JOBS: Final = 3
+_FIRST_TURNS: Final = 5
+"""They open connections, and are not counted."""
 Results = dict[str, Any]
 
 
@@ -37,11 +40,10 @@ def measured(folder: Path, depths: Sequence[int], submits: int) -> list[Results]
         client = stack.enter_context(httpx.Client(trust_env=False, timeout=60))
         times: list[list[float]] = [[] for _ in rigs]
         takes: list[list[float]] = [[] for _ in rigs]
-        for turn in range(submits + 5):
+        for turn in range(submits + _FIRST_TURNS):
             for index, rig in enumerate(rigs):
                 submit_ms, take_ms = submitted_ms(rig, client, urls[index]), taken_ms(rig)
-                # The first few open connections.
-                if turn >= 5:
+                if turn >= _FIRST_TURNS:
                     times[index].append(submit_ms)
                     takes[index].append(take_ms)
         for index, (row, rig) in enumerate(zip(rows, rigs, strict=True)):
@@ -52,15 +54,17 @@ def measured(folder: Path, depths: Sequence[int], submits: int) -> list[Results]
 def filled(rig: Rig, depth: int) -> float:
     """Queue so many jobs; the bytes of Redis' memory that each takes."""
     plan = rig.maker.plan(FRAMES)
-    # What is there once: scripts, connections, the sets themselves.
-    rig.maker.create(plan)
+    # What is there once: scripts, connections' buffers, the sets themselves.
+    for _ in range(_FIRST_JOBS):
+        rig.maker.create(plan)
+        rig.costs()
     before = rig.costs().memory_bytes
-    for _ in range(depth - 1):
+    for _ in range(depth - _FIRST_JOBS):
         job_id = new_job_id()
         rig.store.create(job_id, fields_of_plan(plan, created_ms_from_job_id(job_id), rig.settings.job_window))
     used = rig.costs().memory_bytes - before
     rig.wait(lambda: _is_at_rest(rig), "Valkey has rewritten its file", 0.1)
-    return round(used / (depth - 1), 1)
+    return round(used / (depth - _FIRST_JOBS), 1)
 
 
 def _is_at_rest(rig: Rig) -> bool:
@@ -94,10 +98,11 @@ def taken_ms(rig: Rig) -> float:
 def swept_us(rig: Rig, looks: int = 1_000) -> dict[str, float]:
     """Microseconds that the sweeper's look at one job takes, answers waited for one by one."""
     fence = FarmState(rig.redis).begin_sweep(_TURN_S)
+    assert fence
     job_ids = [job_id for job_id, _ in zip(rig.redis.sscan_iter("riffarm:jobs:active"), range(looks), strict=False)]
     started_s = time.perf_counter()
     for job_id in job_ids:
-        assert not rig.store.move("mend", job_id, fence)
+        assert rig.store.mend(job_id, fence) is None
     return {"mend_us": round(1e6 * (time.perf_counter() - started_s) / len(job_ids), 1)}
 
 

@@ -104,7 +104,7 @@ def _paper(paper: Results, worker: Results) -> Iterator[tuple[Sequence[str], Row
             ("…of which each worker in idleness", worker["idle_per_s"]),
             ("connections of each worker", worker["connections"]),
             ("to and from Valkey, MB/s", paper["megabytes_per_s"]),
-            ("one sweep over as many running jobs, s", paper["sweep_s"]),
+            ("the sweeper's looks at jobs in one sweep, s", paper["sweep_s"]),
             *((f"share of {limit}", share) for limit, share in paper["shares"].items()),
             ("first bottleneck", paper["first_bottleneck"]),
             ("…which is met with so many workers", paper["workers_at_the_limit"]),

@@ -40,7 +40,7 @@ _WARM_UP: Final = (512, 32)
 
 @dataclass(frozen=True)
 class Costs:
-    """What has been used until now: CPU seconds of Valkey's one thread and of all workers, Valkey's memory, workers' traffic."""
+    """What has been used until now: CPU seconds of Valkey's one thread and of all workers, Valkey's memory, traffic."""
 
     valkey_cpu_s: float
     workers_cpu_s: float
@@ -144,7 +144,7 @@ class Rig(AbstractContextManager["Rig"]):
         self.workers = count
         farm = FarmState(self.redis)
         self.wait(lambda: len(farm.workers()) == count, f"{count} workers", 0.2)
-        while not all(worker["items_done"] for worker in farm.workers()):
+        while not all(worker.get("items_done") for worker in farm.workers()):
             self.render(self.maker.plans(*_WARM_UP))
 
     def start_gateway(self) -> str:
