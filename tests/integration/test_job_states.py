@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from shared.errors import LeaseLostError
 from shared.farm_state import FarmState
@@ -24,9 +31,10 @@ from tests.integration.job_model import ACTIONS, GONE, TABLE, JobModel, after, m
 
 RUNS: Final = int(os.environ.get("RIFFARM_TEST_RUNS", "60"))
 WORKERS: Final = ("w1", "w2", "w3")
-NO_GAP_MS: Final = 10**12
+NO_GAP_S: Final = 10**9
 LATER_MS: Final = 10**14
 NOBODY: Final = Attempt("", "deliver", "0", 0, "", "", 0, "nobody/0")
+CONTROLS: Final = ("cancel", "pause", "resume", "retry", "fail", "expire", "forget")
 DRAW = st.randoms(use_true_random=False)
 
 
@@ -113,6 +121,12 @@ class Farm(RuleBasedStateMachine):
 
     # Clients.
 
+    @initialize(priority=st.sampled_from(["normal", "bulk"]))
+    def begin_with_two(self, priority: str) -> None:
+        """There is always something to do."""
+        self.submit(batches=5, window=3, tenant="a", priority=priority, expires_ms=0)
+        self.submit(batches=2, window=1, tenant="b", priority="normal", expires_ms=0)
+
     @precondition(lambda self: len(self.jobs) < 5)
     @rule(
         batches=st.sampled_from([0, 1, 2, 3, 5]),
@@ -129,10 +143,12 @@ class Farm(RuleBasedStateMachine):
             self.told.update(self.store.create(job.id, job.fields))
 
     @precondition(lambda self: self.jobs)
-    @rule(random=DRAW, action=st.sampled_from(["cancel", "pause", "resume", "retry", "fail", "expire", "forget"]))
+    @rule(random=DRAW, action=st.sampled_from(CONTROLS))
     def control(self, random: Any, action: str) -> None:
         """Twice: the second time nothing changes."""
-        job = random.choice(self.jobs)
+        # Mostly one that the action is for.
+        concerned = [job for job in self.jobs if action in TABLE[job.state]]
+        job = random.choice(concerned if concerned and random.random() < 0.8 else self.jobs)
         # Only one that is due expires.
         is_done = (action != "expire" or job.has_expired) and self.changed(job, action)
         for expected in (is_done, False):
@@ -156,6 +172,16 @@ class Farm(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS), queue=st.sampled_from(QUEUES))
     def take(self, worker: str, queue: str) -> None:
         self.take_one(worker, queue)
+
+    @rule(random=DRAW, steps=st.integers(1, 8))
+    def work(self, random: Any, steps: int) -> None:
+        """All goes well for a while."""
+        for _ in range(steps):
+            queues = [queue for queue in QUEUES if any(job.takeable(queue) for job in self.jobs)]
+            if queues and random.random() < 0.6:
+                self.take_one(random.choice(WORKERS), random.choice(queues))
+            elif held := self.held():
+                self.finish_one(*random.choice(held))
 
     def take_one(self, worker: str, queue: str) -> Attempt | None:
         possible = {(job.id, item) for job in self.jobs for item in job.takeable(queue)}
@@ -285,9 +311,9 @@ class Farm(RuleBasedStateMachine):
         fence = self.state.begin_sweep(60)
         assert fence
         assert self.state.begin_sweep(60) is None
-        for lease in self.store.move("overdue", fence, self.store.lease_ms, NO_GAP_MS):
-            job_id, item = lease.split()
+        for job_id, item, _ in self.store.overdue(fence, NO_GAP_S):
             job = next(job for job in self.jobs if job.id == job_id)
+            # Not if its job has failed just now, because of another item.
             if attempt := job.leased.get(item):
                 self.follow_loss(job, attempt, self.store.give_back_overdue(job_id, item, "lost", fence), "lost")
             assert self.store.give_back_overdue(job_id, item, "lost", fence) is None
@@ -295,21 +321,19 @@ class Farm(RuleBasedStateMachine):
             self.mend(job, fence)
         self.state.end_sweep(fence)
         if self.jobs:
-            assert self.store.move("mend", self.jobs[0].id, fence) == []
+            assert self.store.mend(self.jobs[0].id, fence) is None
 
     def mend(self, job: JobModel, fence: str) -> None:
         is_idle = job.is_idle
-        mended = self.store.move("mend", job.id, fence)
-        if not mended:
+        mended = self.store.mend(job.id, fence)
+        if mended is None:
             assert not is_idle
             return
-        found, next_chunk, *queues = mended
-        assert found == 0
-        assert (next_chunk >= 0) == is_idle
-        self.told.update(queues)
-        if next_chunk >= 0:
-            assert next_chunk == job.next_chunk
-            self.move_on(job, next_chunk)
+        assert mended.items == 0
+        assert mended.next_chunk == (job.next_chunk if is_idle else None)
+        self.told.update(mended.queues)
+        if mended.next_chunk is not None:
+            self.move_on(job, mended.next_chunk)
             assert not job.is_idle
 
     # What holds at all times, and in the end.
@@ -352,6 +376,7 @@ def test_whatever_happens_in_any_order_nothing_is_lost_or_doubled(job_store: Job
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
+            phases=[Phase.generate, Phase.shrink],
             database=None,
             suppress_health_check=[*HealthCheck],
         ),
