@@ -49,6 +49,7 @@ def _reasons_not_ready(farm: Jobs) -> tuple[dict[str, str | None], list[str]]:
     except RiffarmError as error:
         checks["storage"] = error.message
     try:
+        farm.job_store.check()
         state = FarmState(farm.job_store.redis)
         served = {queue for worker in state.workers() for queue in worker["queues"]}
         missing = [queue for queue in QUEUES if queue not in served]

@@ -28,6 +28,7 @@ Keys, all under `riffarm:`
     queue:{queue}:{class}           list: tenants with work there, in turn
     queue:{queue}:{class}:{tenant}  sorted set: jobs with work there by what remains; …:age by time of creation
     leases, tokens    sorted set of "id item" by expiry; the last token
+    asked             anything: written to see whether it can be
     sweeper, swept    the fence of the sweeper at work, when it last looked; fences counts them
 """
 
@@ -163,9 +164,10 @@ class JobStore:
             return self._scripts[name](args=arguments)
 
     def check(self) -> None:
-        """Raise QueueUnavailableError unless Redis answers."""
+        """Raise QueueUnavailableError unless Redis takes what it is told now."""
+        # Writing is the only honest question: at its memory limit, or with a full disk, it still answers and reads.
         with reachable():
-            self.redis.ping()
+            self.redis.set(f"{PREFIX}asked", 1)
 
     # From acceptance to the end.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -227,6 +228,11 @@ class Farm:
         for _ in range(count):
             before = self.redis.get("riffarm:swept")
             wait_until(lambda before=before: self.redis.get("riffarm:swept") != before, "a sweep")  # type: ignore[misc]
+
+    @staticmethod
+    def wait_s(seconds: float) -> None:
+        """Let a fault last: that nothing comes of it meanwhile is what is tested."""
+        time.sleep(seconds)
 
     def told(self, words: str) -> list[str]:
         """The events of all accepted jobs with these words."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -122,7 +121,7 @@ def test_workers_without_storage_wait_and_go_on(
         server.kill()
     else:
         getattr(line, fault)()
-    time.sleep(FAULT_S)
+    farm.wait_s(FAULT_S)
     if fault == "kill":
         server.start()
     line.mend()
