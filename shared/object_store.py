@@ -146,6 +146,9 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; an absent one is fine."""
 
+    def remove_unfinished(self, before_s: float) -> int:
+        """Remove what killed writers that began before this time (Unix seconds) left of objects; how many."""
+
     def url(self, key: str, expires_in_s: int, filename: str, media_type: str) -> str | None:
         """A link that needs no key and expires (1 s to 7 days); None where the gateway has to serve the file."""
 
@@ -200,6 +203,18 @@ class LocalDiskStore:
     def delete(self, key: str) -> None:
         with self._disk_errors():
             self.path(key).unlink(missing_ok=True)
+
+    def remove_unfinished(self, before_s: float) -> int:
+        count = 0
+        with self._disk_errors():
+            self._require_root()
+            for path in self.root.rglob(f"{_TEMPORARY_PREFIX}*"):
+                # Its writer may be done with it just now.
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before_s:
+                        path.unlink()
+                        count += 1
+        return count
 
     def url(self, key: str, expires_in_s: int, filename: str, media_type: str) -> None:
         checked_key(key)

@@ -95,6 +95,19 @@ class S3Store:
         with self._s3_errors(key):
             self._client.delete_object(**self._address(key))
 
+    def remove_unfinished(self, before_s: float) -> int:
+        count = 0
+        with self._s3_errors(self._prefix):
+            pages = self._client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix):
+                for one in page.get("Uploads", ()):
+                    if one["Initiated"].timestamp() < before_s:
+                        self._client.abort_multipart_upload(
+                            Bucket=self.bucket, Key=one["Key"], UploadId=one["UploadId"]
+                        )
+                        count += 1
+        return count
+
     def url(self, key: str, expires_in_s: int, filename: str, media_type: str) -> str:
         if not 1 <= expires_in_s <= MAX_URL_EXPIRY_S:
             raise ValueError(f"expires_in_s is {expires_in_s}, right is 1 to {MAX_URL_EXPIRY_S}")

@@ -29,7 +29,7 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 def remove_old(
     settings: Settings, job_store: JobStore, object_store: ObjectStore, go_on: Callable[[], object]
 ) -> dict[str, int]:
-    """Remove what is older than it is kept: how many jobs, frames and uploads. Calls `go_on` now and then, and raises
+    """Remove what is older than it is kept, and what writers that were killed a day ago left: how many of each. Calls `go_on` now and then, and raises
     what it raises; TransientError when storage or Redis do not answer."""
     removed = {"jobs": 0, "frames": 0, "uploads": 0}
     if settings.keep_results_days is not None:
@@ -41,6 +41,7 @@ def remove_old(
         if days is not None:
             old = _keys_older_than(f"{kind}/", time.time() - days * _DAY_S, object_store, go_on)
             removed[kind] = _removed(old, job_store if kind == "uploads" else None, object_store)
+    removed["unfinished"] = object_store.remove_unfinished(time.time() - _DAY_S)
     return removed
 
 

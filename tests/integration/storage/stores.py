@@ -39,4 +39,5 @@ def calls(store: ObjectStore, key: str, path: Path) -> dict[str, Callable[[], ob
         "keys": lambda: list(store.keys(f"{key}/")),
         "aged_keys": lambda: list(store.aged_keys(f"{key}/")),
         "check": store.check,
+        "remove_unfinished": lambda: store.remove_unfinished(0),
     }

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,9 @@ def test_a_writer_killed_in_the_middle_leaves_no_object(local: LocalDiskStore, t
     leftovers = [path.name for path in local.path("jobs/j1/outputs").iterdir()]
     assert len(leftovers) == 2
     assert list(local.keys("")) == ["jobs/j1/outputs/track.flac"]
+    assert local.remove_unfinished(time.time() - 60) == 0
+    assert local.remove_unfinished(time.time() + 60) == 1
+    assert [path.name for path in local.path("jobs/j1/outputs").iterdir()] == ["track.flac"]
     assert local.get("jobs/j1/outputs/track.flac") == b"old"
 
 

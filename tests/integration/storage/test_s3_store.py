@@ -166,6 +166,16 @@ def test_a_server_that_was_restarted_still_has_its_objects(tmp_path: Path) -> No
         assert S3Store(BUCKET, "", second.endpoint_url).get("jobs/j1/x") == b"kept"
 
 
+def test_parts_that_a_killed_writer_left_are_removed(s3: S3Store) -> None:
+    """They cost money for ever; not those of a writer that may be at work."""
+    client, address = s3._client, s3._address("jobs/j1/x")
+    upload = client.create_multipart_upload(**address)
+    client.upload_part(**address, UploadId=upload["UploadId"], PartNumber=1, Body=bytes(10))
+    assert s3.remove_unfinished(time.time() - 60) == 0
+    assert s3.remove_unfinished(time.time() + 60) == 1
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=BUCKET, Prefix=s3._prefix)
+
+
 def test_an_interrupted_upload_leaves_nothing(s3: S3Store, tmp_path: Path) -> None:
     """A connection lost at the second part: no object, and no parts that cost money for ever."""
     source = tmp_path / "source"
