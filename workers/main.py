@@ -59,6 +59,7 @@ class _Child:
         self.is_stopping = threading.Event()
         self.jobs = JobStore(settings.redis_url, settings.lease_s)
         self.farm = FarmState(self.jobs.redis)
+        self.dispatcher = dispatch.Dispatcher(app)
         self.queues = os.environ[_QUEUES].split(",")
         self.models = dispatch.models_of_queues(self.queues)
         self.device = "cpu"
@@ -81,9 +82,8 @@ class _Child:
         from workers.tasks import Tasks
 
         objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
-        dispatcher = dispatch.Dispatcher(app)
-        tasks = Tasks(settings, self.jobs, objects, dispatcher, renderer(self), self.name)
-        return tasks, Attempts(self.jobs, tasks, dispatcher, self.name, self.id, self.is_stopping)
+        tasks = Tasks(settings, self.jobs, objects, self.dispatcher, renderer(self), self.name)
+        return tasks, Attempts(self.jobs, tasks, self.dispatcher, self.name, self.id, self.is_stopping)
 
     def _shelf(self) -> Shelf[FramePipeline]:
         import torch
@@ -112,6 +112,10 @@ class _Child:
         A benched worker waits here until it is lifted, a drained one until it is stopped: else the ticket that it hands
         on would come back to it at once, again and again.
         """
+        if self.is_stopping.is_set():
+            # Others may see to it.
+            self.dispatcher.send_tickets([queue])
+            return
         outcome = self.attempts.work(queue)
         while outcome in ("benched", "draining") and not self.is_stopping.wait(2.0):
             if outcome == "benched" and not self.farm.is_benched(self.name):
