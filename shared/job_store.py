@@ -355,7 +355,7 @@ class JobStore:
                 pipe.hvals(job_key(job_id, ":previews"))
             answers = pipe.execute()
         jobs = []
-        for index, job_id in enumerate(job_ids):
+        for index in range(len(job_ids)):
             fields, frames_done, warnings, rank, previews = answers[5 * index : 5 * index + 5]
             if not fields:
                 continue

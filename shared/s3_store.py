@@ -102,9 +102,8 @@ class S3Store:
             for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix):
                 for one in page.get("Uploads", ()):
                     if one["Initiated"].timestamp() < before_s:
-                        self._client.abort_multipart_upload(
-                            Bucket=self.bucket, Key=one["Key"], UploadId=one["UploadId"]
-                        )
+                        address = {"Bucket": self.bucket, "Key": one["Key"]}
+                        self._client.abort_multipart_upload(**address, UploadId=one["UploadId"])
                         count += 1
         return count
 

@@ -29,8 +29,10 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 def remove_old(
     settings: Settings, job_store: JobStore, object_store: ObjectStore, go_on: Callable[[], object]
 ) -> dict[str, int]:
-    """Remove what is older than it is kept, and what writers that were killed a day ago left: how many of each. Calls `go_on` now and then, and raises
-    what it raises; TransientError when storage or Redis do not answer."""
+    """Remove what is older than it is kept, and what writers left that were killed a day ago: how many of each.
+
+    Calls `go_on` now and then, and raises what it raises; TransientError when storage or Redis do not answer.
+    """
     removed = {"jobs": 0, "frames": 0, "uploads": 0}
     if settings.keep_results_days is not None:
         until_s = time.time() - settings.keep_results_days * _DAY_S
