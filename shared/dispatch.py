@@ -63,6 +63,8 @@ def celery_app(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # Redis at its memory limit, or with a full disk, answers with errors: Celery would end for good.
+        broker_channel_error_retry=True,
         broker_connection_timeout=3,
         broker_transport_options={
             # A ticket names no work: one that is given out again finds other work, or none. So nothing hangs on this.

@@ -34,6 +34,7 @@ def check(farm: Farm, sounds: Mapping[str, str], failed: Iterable[str] = (), tim
     found = sounds_of(farm, [job_id for job_id in farm.accepted if job_id not in failed])
     tally["hash_mismatches"] += sum(sounds[name] != sound for name, sound in found.items())
     assert found == {name: sounds[name] for name in found}
+    assert [name for name, process in farm.processes.items() if not process.is_running] == []
     _look_through_storage(farm)
     _check_redis(farm)
     _check_storage(farm, failed)

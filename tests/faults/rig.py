@@ -202,6 +202,10 @@ class Farm:
         """A job's status as Redis has it."""
         return str(self.redis.hget(f"riffarm:job:{job_id}", "status"))
 
+    def under_way(self) -> int:
+        """How many accepted jobs have not ended."""
+        return cast("int", self.redis.scard("riffarm:jobs:active"))
+
     def wait_for_frames(self, job_id: str, least: int) -> None:
         """Wait until so many of a job's frames are finished."""
         key = f"riffarm:job:{job_id}:frames"
