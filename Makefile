@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 # One thread for each process: the tests start several, and oversubscribed cores are an order of magnitude slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo up test check bench bench-sound bench-render bench-farm gallery lock clean
+.PHONY: help setup demo up test test-faults check bench bench-sound bench-render bench-farm gallery lock clean
 
 help:            ## Show what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ up: setup        ## Run a farm on this machine until Ctrl-C
 
 test: check      ## Check and run all tests but those that need a GPU
 	$(BIN)/python -m pytest
+
+test-faults: setup  ## Kill, freeze, cut off and fill every part of a farm: 200 random kills and more, ten minutes
+	RIFFARM_FAULT_KILLS=200 $(BIN)/python -m pytest tests/faults
 
 check: setup     ## Style, types, the import rule, and locks in step with pyproject.toml
 	$(BIN)/ruff check .

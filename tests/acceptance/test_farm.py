@@ -267,7 +267,7 @@ def test_killed_workers_lose_nothing_and_one_or_two_give_the_same_bytes(tmp_path
     """kill -9 on a worker and on a child in the middle of a job: it succeeds with the undisturbed farm's bytes."""
     request = track(14, num_inference_steps=6)
     undisturbed = audio_hash(farm.client, request)
-    environment = {"RIFFARM_VISIBILITY_TIMEOUT_S": "5"}
+    environment = {"RIFFARM_LEASE_S": "3"}
     with running_farm(tmp_path / "data", "--workers", "1", environment=environment) as alone:
         client = alone.client
         job = client.submit(request)
