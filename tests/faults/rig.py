@@ -227,6 +227,11 @@ class Farm:
         leases = cast("dict[str, str]", self.redis.hgetall(f"riffarm:job:{job_id}:leases"))
         return {item: lease.split(" ")[1].split("/")[0] for item, lease in leases.items()}
 
+    def items_of(self, worker: str) -> list[tuple[str, str]]:
+        """The items that a worker holds, each with its job."""
+        leases = [lease.split(" ") for lease in cast("list[str]", self.redis.zrange("riffarm:leases", 0, -1))]
+        return [(job_id, item) for job_id, item in leases if self.holders(job_id).get(item) == worker]
+
     def wait_for_sweeps(self, count: int) -> None:
         """Wait until the sweeper has looked so often from now on."""
         for _ in range(count):

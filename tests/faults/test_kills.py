@@ -59,7 +59,15 @@ def kill_valkey_and_its_file(farm: Farm) -> None:
     farm.start("valkey")
 
 
-VICTIMS = [kill_child, kill_worker, kill_parent, kill_gateway, kill_sweeper, kill_valkey, kill_valkey_and_its_file]
+VICTIMS = [
+    kill_child,
+    kill_worker,
+    kill_parent,
+    kill_gateway,
+    kill_sweeper,
+    kill_valkey,
+    kill_valkey_and_its_file,
+]
 
 
 @pytest.mark.parametrize("kill", VICTIMS)
@@ -70,4 +78,25 @@ def test_whatever_is_killed_every_job_ends_with_its_sound(
     first, *_ = farm.submit(*requests[:FEW])
     farm.wait_for_frames(first, 2)
     kill(farm)
+    check(farm, sounds)
+
+
+def test_a_valkey_that_comes_back_as_it_was_a_while_ago_loses_nothing(
+    farm: Farm, requests: list[Request], sounds: dict[str, str]
+) -> None:
+    """After a loss of power, or from a replica that was behind: jobs accepted since then are back from storage, and
+    what Valkey takes for unfinished is found finished."""
+    folder = farm.folder / "valkey"
+    first, *_ = farm.submit(*requests[:3])
+    farm.wait_for_frames(first, 1)
+    shutil.copytree(folder, farm.folder / "older")
+    later = farm.submit(*requests[3:FEW])[1]
+    farm.wait_for_frames(later, 1)
+    farm["valkey"].kill()
+    shutil.rmtree(folder)
+    (farm.folder / "older").rename(folder)
+    farm.start("valkey")
+    # Workers that were at an item when Valkey forgot of it are late.
+    for name in farm.workers:
+        farm[name].disturb()
     check(farm, sounds)
