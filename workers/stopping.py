@@ -52,6 +52,10 @@ def stop_in_order(app: Celery, sign_off: Callable[[], None]) -> None:
                 signal.signal(number, _stopper(sign_off))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
+        def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:
+            # A child that is gone before the loop has begun is a failure to Celery, also when it was told to go.
+            super().stop(in_sighandler, exitcode if state.should_stop is None else 0)
+
     app.Worker = app.subclass_with_self(StoppableWorker)
 
 

@@ -202,7 +202,7 @@ def test_workers_come_with_the_backlog_and_go_when_it_is_quiet(tmp_path: Path) -
             return names(farm) == wanted
 
         job = farm.client.submit({"type": "track", "keyframes": KEYFRAMES, "duration_s": 300})
-        wait_until(lambda: has_workers({"worker-1", "worker-2"}), "a second worker comes")
+        wait_until(lambda: has_workers({"worker-1", "worker-2"}), "a second worker comes", timeout_s=120)
         assert list(farm.client.follow(job.id))[-1].status == "succeeded"
         assert {one.worker for one in farm.client.frames(job.id)} == {"worker-1", "worker-2"}
         wait_until(lambda: has_workers({"worker-1"}), "the second worker goes")
@@ -232,7 +232,7 @@ def test_a_killed_sweeper_comes_back_and_finds_what_a_lost_worker_held(tmp_path:
         (worker,) = processes(farm, "celery -")
         for one in (sweeper, worker):
             one.kill()
-        wait_until(lambda: farm.client.job(job.id).status == "succeeded", "the job succeeds")
+        wait_until(lambda: farm.client.job(job.id).status == "succeeded", "the job succeeds", timeout_s=120)
         (again,) = processes(farm, "workers.sweeper")
         assert again.pid != sweeper.pid
 
