@@ -11,6 +11,7 @@ import json
 import statistics
 import threading
 import time
+from typing import Any
 
 from shared.logs import configure_logs
 from shared.plan import Plan
@@ -24,7 +25,7 @@ from workers.tasks import Tasks
 
 def measured(maker: JobMaker, plans: list[Plan]) -> dict[str, float]:
     """Overhead on the wall and of the CPU, in milliseconds."""
-    pipeline = farm_worker.FreePipeline()
+    pipeline: Any = farm_worker.FreePipeline()
     tasks = Tasks(
         maker.settings, maker.store, maker.objects, maker.dispatcher, lambda name, revision: pipeline, "bench"
     )

@@ -86,8 +86,14 @@ def commands(rig: Rig, size: int) -> Results:
     return {kind: round(found[kind] / count, 1) for kind in ("sent", "within")}
 
 
-def idle_commands(rig: Rig) -> float:
-    """Redis commands that a worker sends in a second in which there is nothing to do."""
+def idle_worker(rig: Rig) -> Results:
+    """What a worker takes while there is nothing to do: commands sent and CPU time in a second, and connections."""
+    before = rig.costs()
     with rig.counted_commands() as found:
         threading.Event().wait(_IDLE_S)
-    return round(found["sent"] / _IDLE_S / rig.workers, 2)
+    used = rig.costs() - before
+    return {
+        "idle_per_s": round(found["sent"] / _IDLE_S / rig.workers, 2),
+        "idle_cpu_ms_per_s": round(1_000 * used.workers_cpu_s / _IDLE_S / rig.workers, 1),
+        "connections": rig.connections(),
+    }

@@ -63,8 +63,8 @@ def _throughput(by_workers: dict[int, dict[int, float]]) -> tuple[Sequence[str],
 
 
 def _growth(growth: Results) -> Iterator[tuple[Sequence[str], Rows]]:
-    def each_ms(row: Results, name: str) -> float:
-        return round(1_000 * row[name] / row["frames"], 3)
+    def each_ms(row: Results, name: str) -> str:
+        return f"{1_000 * row[name] / row['frames']:.3f}"
 
     names = ("wall_s", "cpu_s", "moves_s")
     exponents = [growth[f"growth_exponent_{name}"] for name in ("frames", "cpu", "moves")]
@@ -101,7 +101,8 @@ def _paper(paper: Results, worker: Results) -> Iterator[tuple[Sequence[str], Row
         [
             ("batches begun a second (wake-ups)", paper["wakeups_per_s"]),
             ("commands sent a second", paper["commands_per_s"]),
-            ("…of which each worker in idleness", worker["idle_per_s"]),
+            ("…of which an idle worker sends", worker["idle_per_s"]),
+            ("…and CPU time, ms a second", worker["idle_cpu_ms_per_s"]),
             ("connections of each worker", worker["connections"]),
             ("to and from Valkey, MB/s", paper["megabytes_per_s"]),
             ("the sweeper's looks at jobs in one sweep, s", paper["sweep_s"]),

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 import psutil
 import redis
@@ -174,7 +174,7 @@ class Rig(AbstractContextManager["Rig"]):
 
     def costs(self) -> Costs:
         """What has been used until now."""
-        cpu, memory = (cast("dict[str, Any]", self.redis.info(part)) for part in ("cpu", "memory"))
+        cpu, memory = (self.redis.info(part) for part in ("cpu", "memory"))
         return Costs(
             valkey_cpu_s=cpu["used_cpu_sys_main_thread"] + cpu["used_cpu_user_main_thread"],
             workers_cpu_s=sum(map(_cpu_s, self._processes[1:])),
@@ -195,7 +195,7 @@ class Rig(AbstractContextManager["Rig"]):
     def counted_commands(self) -> Iterator[Counter[str]]:
         """Count the commands of others inside the block: those that clients "sent", and those "within" scripts."""
         found: Counter[str] = Counter()
-        with self.redis.monitor() as monitor:
+        with self.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
             # This one takes the connection that there was.
             self.redis.ping()
             listener = threading.Thread(target=_count, args=(monitor, _own_ports(), found), daemon=True)

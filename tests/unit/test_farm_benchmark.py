@@ -30,13 +30,13 @@ def results(**changes: float) -> dict[str, Any]:
 
 
 def test_moves_are_made_and_leave_depths_as_they_are(tmp_path: Path) -> None:
-    """Jobs come to their end by their moves alone, every move has a cost, and a queue of ten stays one of ten."""
+    """Jobs come to their end by their moves alone, every move has a cost, and a queue stays as long as it was."""
     with Rig(tmp_path / "rig") as rig:
-        bytes_per_job = farm_queue.filled(rig, 10)
+        bytes_per_job = farm_queue.filled(rig, 200)
         assert 500 < bytes_per_job < 10_000
         assert farm_queue.taken_ms(rig) > 0
         assert farm_queue.swept_us(rig)["mend_us"] > 0
-        assert rig.redis.scard("riffarm:jobs:active") == 10
+        assert rig.redis.scard("riffarm:jobs:active") == 200
         rig.redis.flushall()
         walked = farm_moves.walked(rig.maker, 20)
         assert set(walked["tenths_ms"]) == {"take", "record", "done"}
