@@ -104,7 +104,7 @@ def unmet(figures: Results) -> list[Target]:
 def main() -> int:
     """Run the benchmark and print its figures; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a minute: shorter jobs, 1,000 queued in place of 100,000, two workers")
+    parser.add_argument("--quick", action="store_true", help="a minute: shorter jobs, 1,000 queued for 100,000")
     options = parser.parse_args()
     console = Console(width=120)
     depths, submits = ((10, 1_000), 50) if options.quick else ((10, 1_000, 100_000), 300)
