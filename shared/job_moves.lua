@@ -286,10 +286,11 @@ local function take_item(job)
 end
 
 -- Counted, but from the present time on in an empty Valkey: whoever works on from before it was emptied is late too.
-local function new_token(now)
+local function new_token()
   local token = redis.call('INCR', P .. 'tokens')
   if token == 1 then
-    token = now * 1000
+    local time = redis.call('TIME')
+    token = time[1] * 1000000 + time[2]
     redis.call('SET', P .. 'tokens', string.format('%.0f', token))
   end
   return string.format('%.0f', token)
@@ -322,7 +323,7 @@ for _, class in ipairs(order) do
       if job and MAY_START[job.status] and has_work(job, kind) and not has_expired(job, now) then
         local item = take_item(job)
         begin(job, item)
-        local token = new_token(now)
+        local token = new_token()
         redis.call('HSET', key(id, ':leases'), item, token .. ' ' .. worker)
         redis.call('ZADD', P .. 'leases', now + lease_ms, id .. ' ' .. item)
         local starts = redis.call('HINCRBY', key(id, ':attempts'), item .. ':starts', 1)

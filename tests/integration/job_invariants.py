@@ -33,7 +33,9 @@ def _check_job(client: Any, job: JobModel) -> None:
     done = {int(one) for one in client.smembers(f"riffarm:job:{job.id}:done")}
     next_batch = int(fields.get("next_batch", 0))
     # Every item is in exactly one of the four places.
-    places = Counter([*ready, *leases, *(f"b{one}" for one in done), *(f"b{n}" for n in range(next_batch, job.batches))])
+    places = Counter(
+        [*ready, *leases, *(f"b{one}" for one in done), *(f"b{n}" for n in range(next_batch, job.batches))]
+    )
     assert {*places.values()} <= {1}, f"{job.id}: doubled: {places}"
     assert {f"b{batch}" for batch in range(job.batches)} <= {*places}, f"{job.id}: a batch is nowhere: {places}"
     outstanding = {f"c{chunk}" for chunk in range(job.chunks_done, job.next_chunk)}
@@ -79,7 +81,7 @@ def _check_queues(client: Any, models: dict[str, JobModel]) -> None:
             lines[name] = client.lrange(name, 0, -1)
         elif not name.endswith(":age"):
             # A job that has expired may be listed until somebody looks there.
-            found = {one: score for one, score in client.zrange(name, 0, -1, withscores=True)}
+            found = dict(client.zrange(name, 0, -1, withscores=True))
             listed[name] = {one: score for one, score in found.items() if not models[one].has_expired}
             assert {*client.zrange(f"{name}:age", 0, -1)} == {*found}
             line, _, tenant = name.rpartition(":")
