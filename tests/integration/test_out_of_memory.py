@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from shared.object_store import LocalDiskStore
 from shared.plan import Plan
 from shared.settings import Settings
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from workers.attempts import Attempts
 from workers.batching import BatchSize
 from workers.diffusion import FramePipeline
 from workers.tasks import Tasks
@@ -33,24 +34,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def audio_sha256(
     settings: Settings, job_store: JobStore, folder: Path, pipeline: FramePipeline, **fields: Any
 ) -> tuple[str, dict[str, Any]]:
-    """The job's sound and its frames' records, every task run by hand in order."""
+    """The job's sound and its frames' records, every item taken and seen through by hand."""
     objects = LocalDiskStore(folder)
-    dispatcher = dispatch.Dispatcher(dispatch.celery_app(settings), job_store, window=8)
+    dispatcher = dispatch.Dispatcher(dispatch.celery_app(settings))
     jobs = Jobs(settings, job_store, objects, dispatcher, {"tiny": TINY})
     tasks = Tasks(settings, job_store, objects, dispatcher, lambda name, revision: pipeline, "worker-1")
+    attempts = Attempts(job_store, tasks, dispatcher, "worker-1", "worker-1/1", threading.Event())
     keyframes = [Keyframe(prompt="a piano", seed=1), Keyframe(prompt="drums", seed=2)]
     request = TrackRequest(keyframes=keyframes, duration_s=30.72, model="tiny", num_inference_steps=4, **fields)
     job_id = jobs.submit(request)
     plan = dispatch.plan_of(job_store.read(job_id))
     assert isinstance(plan, Plan)
-    items: list[tuple[str, Callable[[], None]]] = [
-        *((f"b{batch}", lambda batch=batch: tasks.render_batch(job_id, batch)) for batch in range(plan.batches_total)),
-        *((f"c{chunk}", lambda chunk=chunk: tasks.sound_chunk(job_id, chunk)) for chunk in range(plan.chunks_total)),
-        ("deliver", lambda: tasks.deliver(job_id)),
-    ]
-    for item, work in items:
-        tasks.start(job_id, item)
-        work()
+    while any(attempts.work(queue) == "done" for queue in dispatch.queues(["tiny"])):
+        pass
     job = jobs.read(job_id)
     assert job.status == "succeeded"
     return job.outputs[0].sha256, job_store.frames(job_id, range(plan.frames_total))

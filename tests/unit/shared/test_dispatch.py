@@ -1,13 +1,10 @@
-"""Queues: one for each priority and model, served in order, named by kind or in full."""
+"""Queues: one for each model, served in order, named by kind or in full."""
 
 from __future__ import annotations
-
-from itertools import product
 
 import pytest
 
 from shared.dispatch import (
-    PRIORITIES,
     QUEUES,
     kind_of_queue,
     models_of_queues,
@@ -19,25 +16,15 @@ from shared.dispatch import (
 MODELS = ["riffarm-mini", "sd-1.5", "sd-1.5.x"]
 
 
-def test_each_priority_of_each_model_has_a_queue_of_its_own() -> None:
+def test_each_model_has_a_queue_of_its_own() -> None:
     """A worker takes no work of a model it does not have."""
-    assert render_queue("normal", "riffarm-mini") == "render.normal.riffarm-mini"
-    names = [render_queue(priority, model) for priority, model in product(PRIORITIES, MODELS)]
-    assert len({*names}) == len(names)
+    assert render_queue("riffarm-mini") == "render.riffarm-mini"
+    assert len({render_queue(model) for model in MODELS}) == len(MODELS)
 
 
-def test_a_worker_serves_what_is_urgent_for_any_model_before_what_is_not() -> None:
-    """What is nearly finished goes first, then each priority over all models."""
-    assert queues(["a", "b"]) == [
-        "deliver",
-        "sound",
-        "render.interactive.a",
-        "render.interactive.b",
-        "render.normal.a",
-        "render.normal.b",
-        "render.bulk.a",
-        "render.bulk.b",
-    ]
+def test_what_is_nearly_finished_goes_first() -> None:
+    """Deliveries, then sound, then the models in their order."""
+    assert queues(["a", "b"]) == ["deliver", "sound", "render.a", "render.b"]
 
 
 @pytest.mark.parametrize(
@@ -46,12 +33,9 @@ def test_a_worker_serves_what_is_urgent_for_any_model_before_what_is_not() -> No
         ("sound", ["sound"]),
         ("render", queues(MODELS)[2:]),
         ("sound, deliver", ["sound", "deliver"]),
-        ("render.bulk,deliver", [*(f"render.bulk.{model}" for model in MODELS), "deliver"]),
-        ("render.normal.sd-1.5", ["render.normal.sd-1.5"]),
-        (
-            "render.normal.sd-1.5,render.normal",
-            [f"render.normal.{model}" for model in ("sd-1.5", MODELS[0], MODELS[2])],
-        ),
+        ("render,deliver", [*(f"render.{model}" for model in MODELS), "deliver"]),
+        ("render.sd-1.5", ["render.sd-1.5"]),
+        ("render.sd-1.5,render", [f"render.{model}" for model in ("sd-1.5", MODELS[0], MODELS[2])]),
     ],
 )
 def test_names_stand_for_queues_in_their_order_each_once(names: str, expected: list[str]) -> None:
@@ -64,10 +48,10 @@ def test_without_names_all_queues_are_served() -> None:
     assert queues_from_names(None, MODELS) == queues(MODELS)
 
 
-@pytest.mark.parametrize("names", ["", "rendering", "render.", "render.normal.other", "sound,,deliver", "normal"])
+@pytest.mark.parametrize("names", ["", "rendering", "render.", "render.other", "sound,,deliver", "normal"])
 def test_a_queue_that_is_not_there_is_refused_with_those_that_are(names: str) -> None:
     """Also one of a model that the worker does not have: its work would wait for ever."""
-    with pytest.raises(ValueError, match=r"there is no queue .*; there are render, deliver, sound"):
+    with pytest.raises(ValueError, match=r"there is no queue .*; there are deliver, sound, render"):
         queues_from_names(names, MODELS)
 
 
