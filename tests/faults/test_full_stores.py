@@ -120,7 +120,7 @@ def test_a_store_that_takes_nothing_is_told_of_and_outlasted(
             farm.client.submit(clip("refused", 1))
         assert refused.value.code == code
         # Longer than leases last, and than a worker's first tries.
-        farm.wait_s(3 * LEASE_S)
+        farm.wait_s(2 * LEASE_S)
     finally:
         end()
     check(farm, sounds, timeout_s=90)

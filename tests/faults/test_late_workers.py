@@ -30,7 +30,7 @@ def test_a_frozen_worker_that_wakes_up_late_is_refused(
 
 def test_a_call_longer_than_the_lease_is_never_started_twice(make_farm: MakeFarm, sounds: dict[str, str]) -> None:
     """A living worker keeps what it is at however long it takes, with another one idle beside it."""
-    farm = make_farm(frame_s=3 * LEASE_S)
+    farm = make_farm(frame_s=2 * LEASE_S)
     job_id, *_ = farm.submit(clip("n-long", 1))
     farm.wait_for_end()
     assert farm.status(job_id) == "succeeded"

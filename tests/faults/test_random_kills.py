@@ -91,7 +91,7 @@ def test_random_kills_of_everything_lose_nothing(
     make_farm: MakeFarm, requests: list[Request], sounds: dict[str, str]
 ) -> None:
     """Every accepted job succeeds with the sound of an undisturbed farm."""
-    farm = make_farm(workers=3, frame_s=0.3)
+    farm = make_farm(workers=3, frame_s=0.4)
     killer = Killer(farm)
     submitted = killed = lifted = 0
     while killed < KILLS:

@@ -75,6 +75,7 @@ def test_a_lost_worker_is_found_after_a_jump_of_valkeys_clock(
     farm.wait_for_frames(first, 1)
     farm["worker-1"].kill()
     jump(farm, -hours * HOUR_MS)
+    farm.start("worker-1")
     check(farm, sounds, timeout_s=10 * LEASE_S)
 
 
