@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import stamina
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.contracts import JobFailure
 from shared.dispatch import Dispatcher
@@ -143,10 +144,11 @@ def patiently(
     deadline_s = None if patience_s is None else time.monotonic() + patience_s
 
     def may_pass(error: Exception) -> bool:
-        if not isinstance(error, TransientError | RedisError):
+        is_away = isinstance(error, QueueUnavailableError | RedisConnectionError | RedisTimeoutError)
+        if not is_away and not isinstance(error, TransientError):
             return False
         is_patient = deadline_s is None or time.monotonic() < deadline_s
-        return is_patient or isinstance(error, QueueUnavailableError | RedisError)
+        return is_patient or is_away
 
     for attempt in stamina.retry_context(on=may_pass, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
         with attempt:

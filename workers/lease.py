@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import structlog
+from redis.exceptions import RedisError
 
 from shared.errors import JobCanceled, LeaseLostError, QueueUnavailableError, WorkerDraining
 from shared.job_store import Attempt, JobStore, Renewal
@@ -57,5 +58,5 @@ class Lease:
         while not self._is_over.wait(self._every_s):
             try:
                 self._newest = self._jobs.renew(self.attempt)
-            except QueueUnavailableError as error:
-                log.warning("lease not renewed, trying again", error=error.message)
+            except (QueueUnavailableError, RedisError) as error:
+                log.warning("lease not renewed, trying again", error=str(error))

@@ -115,7 +115,9 @@ class JobModel:
             "sources": "{}",
         }
         common |= {"expires_ms": self.expires_ms} if self.expires_ms else {}
-        return common | ({"ready:sound": "deliver", "delivering": 1} if self.is_conversion else {"render_queue": "render.m"})
+        return common | (
+            {"ready:sound": "deliver", "delivering": 1} if self.is_conversion else {"render_queue": "render.m"}
+        )
 
     def needed(self, chunk: int) -> list[int]:
         """The frames that a chunk is made of."""
