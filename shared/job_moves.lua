@@ -269,9 +269,11 @@ local turn = redis.call('HINCRBY', P .. 'turns', queue, 1)
 local order = CLASSES
 if turn % 8 == 0 then order = {'bulk', 'normal', 'interactive'} end
 if turn % 8 == 4 then order = {'normal', 'interactive', 'bulk'} end
--- The job nearest its end first, so that a clip passes an hour's track; every third turn the oldest, so that a track
--- comes to its end however many clips there are.
-local set_of = turn % 3 == 0 and ':age' or ''
+-- The next job of those listed at a place. The one nearest its end first, so that a clip passes an hour's track; every
+-- third turn of the place the oldest, so that a track comes to its end however many clips there are.
+local function first_of(place, its_turn)
+  return redis.call('ZRANGE', place .. (its_turn % 3 == 0 and ':age' or ''), 0, 0)[1]
+end
 
 local function take_item(job)
   local field = 'ready:' .. kind
@@ -317,7 +319,8 @@ for _, class in ipairs(order) do
     -- Tenants in turn.
     local tenant = redis.call('LMOVE', line, line, 'LEFT', 'RIGHT')
     local place = line .. ':' .. tenant
-    local id = redis.call('ZRANGE', place .. set_of, 0, 0)[1]
+    local its_turn = redis.call('HINCRBY', P .. 'turns', place, 1)
+    local id = first_of(place, its_turn)
     while id do
       local job = load(id)
       if job and MAY_START[job.status] and has_work(job, kind) and not has_expired(job, now) then
@@ -338,7 +341,7 @@ for _, class in ipairs(order) do
       end
       redis.call('ZREM', place, id)
       redis.call('ZREM', place .. ':age', id)
-      id = redis.call('ZRANGE', place .. set_of, 0, 0)[1]
+      id = first_of(place, its_turn)
     end
     if redis.call('ZCARD', place) == 0 then redis.call('LREM', line, 0, tenant) end
   end

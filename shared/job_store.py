@@ -27,6 +27,7 @@ Keys, all under `riffarm:`
     jobs:expiring     sorted set: ids by the time until which they must have begun; jobs:deleted by time of deletion
     queue:{queue}:{class}           list: tenants with work there, in turn
     queue:{queue}:{class}:{tenant}  sorted set: jobs with work there by what remains; …:age by time of creation
+    turns             hash: queue → looks into it; a queue:{queue}:{class}:{tenant} → looks there
     leases, tokens    sorted set of "id item" by expiry; the last token
     asked             anything: written to see whether it can be
     sweeper, swept    the fence of the sweeper at work, when it last looked; fences counts them
