@@ -33,6 +33,8 @@ def lease(job_store: JobStore, attempt: Attempt, is_stopping: threading.Event | 
     with Lease(job_store, attempt, is_stopping or threading.Event(), EVERY_S) as kept:
         kept.check()
         yield kept
+    # A last renewal may be on its way, over a connection that ends with the test.
+    kept._thread.join()
 
 
 def expiry(job_store: JobStore, item: str = "b0") -> float:
