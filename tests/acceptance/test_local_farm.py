@@ -186,7 +186,15 @@ def test_a_killed_gateway_is_started_again(farm: Farm) -> None:
 
 def processes(farm: Farm, module: str) -> list[psutil.Process]:
     """The farm's own processes that run a module."""
-    return [one for one in psutil.Process(farm.process.pid).children() if module in " ".join(one.cmdline())]
+    return [one for one in psutil.Process(farm.process.pid).children() if module in command(one)]
+
+
+def command(process: psutil.Process) -> str:
+    """How a process was started; nothing of one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def test_workers_come_with_the_backlog_and_go_when_it_is_quiet(tmp_path: Path) -> None:
