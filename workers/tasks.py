@@ -98,7 +98,7 @@ class Tasks:
         started_s = time.monotonic()
         self._render_missing(lease, plan, plan.batch_frames(batch))
         # The frames of this batch are stored: of two batches that share a joint the later one finds both its frames.
-        self._render_missing(lease, plan, [one for one in plan.batch_joints(batch) if self._is_open(plan, one)])
+        self._render_missing(lease, plan, [one for one in plan.batch_joints(batch) if self._is_open(lease, plan, one)])
         self._finish_item(lease, plan, started_s)
 
     def _finish_item(self, lease: Lease, plan: Plan, started_s: float) -> None:
@@ -112,10 +112,15 @@ class Tasks:
             queues = [*queues, *self._jobs.move_on(attempt.job_id, done.next_chunk, needed)]
         self._dispatcher.send_tickets(queues)
 
-    def _is_open(self, plan: Plan, number: int) -> bool:
-        """Whether both frames of a joint are there to be painted over."""
+    def _is_open(self, lease: Lease, plan: Plan, number: int) -> bool:
+        """Whether both frames of a joint are there to be painted over. Raises ObjectNotFoundError if one was lost."""
         joint = plan.joint(number)
-        return all(self._objects.exists(frame_key(frame_hash(plan.frame(one)))) for one in (joint.before, joint.after))
+        frames = (joint.before, joint.after)
+        missing = [one for one in frames if not self._objects.exists(frame_key(frame_hash(plan.frame(one))))]
+        # Else nobody would paint it: the batch of the lost one is done.
+        if self._jobs.frames(lease.attempt.job_id, missing):
+            raise ObjectNotFoundError("a finished frame is gone")
+        return not missing
 
     def _render_missing(self, lease: Lease, plan: Plan, numbers: Iterable[int]) -> None:
         """Render the frames or joints that storage does not have; equal ones once."""
