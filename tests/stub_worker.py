@@ -4,7 +4,8 @@ Start one as `RIFFARM_WORKER_APP=tests.stub_worker:app python -m workers.main â€
 `riffarm up`, all its workers are such. What a frame looks like depends on its hash alone, so the same request always
 gives the same sound. RIFFARM_STUB_FRAME_S makes a frame take that long, in steps between which it can be canceled. A
 prompt with the word `kills` kills the process that renders it, and one with `breaks` raises an error. The file named by
-RIFFARM_STUB_RENDERS gets a line for every frame that is rendered: its hash and the process.
+RIFFARM_STUB_RENDERS gets a line for every frame that is rendered, its hash and the process, and one for each that is to
+be rendered though storage has it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from PIL import Image
 
 import workers.main
 from shared.frames import Frame, frame_hash
+from shared.object_store import frame_key, object_store_from_url
 from workers.main import app
 
 __all__ = ["app"]
+RENDERS: Final = "RIFFARM_STUB_RENDERS"
 STEPS: Final = 8
 ROWS: Final = 512
 
@@ -51,6 +54,8 @@ class StubPipeline:
     ) -> None:
         """Tell of every frame's steps and of its picture, one frame after the other."""
         frame_s = float(os.environ.get("RIFFARM_STUB_FRAME_S", "0"))
+        for frame in frames:
+            _note_stored(frame)
         for index, frame in enumerate(frames):
             _obey(frame.start.prompt)
             for step in range(STEPS):
@@ -70,11 +75,22 @@ def picture(frame: Frame) -> Image.Image:
     return image
 
 
+def _note(line: str) -> None:
+    # Appended in one write: several processes share the file.
+    with open(os.environ[RENDERS], "ab", buffering=0) as renders:
+        renders.write(f"{line}\n".encode())
+
+
 def _count(frame: Frame) -> None:
-    if file := os.environ.get("RIFFARM_STUB_RENDERS"):
-        # Appended in one write: several processes share the file.
-        with open(file, "ab", buffering=0) as renders:
-            renders.write(f"{frame_hash(frame)} {os.getpid()}\n".encode())
+    if RENDERS in os.environ:
+        _note(f"{frame_hash(frame)} {os.getpid()}")
+
+
+def _note_stored(frame: Frame) -> None:
+    if RENDERS in os.environ:
+        name, settings = frame_hash(frame), workers.main.settings
+        if object_store_from_url(settings.storage_url, settings.s3_endpoint_url).exists(frame_key(name)):
+            _note(f"{name} {os.getpid()} stored")
 
 
 def _obey(prompt: str) -> None:

@@ -89,7 +89,8 @@ def renders(farm: Farm) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     if farm.renders_file.exists():
         for line in farm.renders_file.read_text().splitlines():
-            name, pid = line.split()
+            name, pid, *is_stored = line.split()
+            assert not is_stored, f"process {pid} began a frame that was in storage: {name}"
             found.setdefault(name, []).append(int(pid))
     return found
 

@@ -243,6 +243,17 @@ class Farm:
         """Let a fault last: that nothing comes of it meanwhile is what is tested."""
         time.sleep(seconds)
 
+    def renderer_of(self, job_id: str) -> str:
+        """The name of a worker that is at one of a job's batches, once there is one."""
+        names: list[str] = []
+
+        def has_one() -> bool:
+            names[:] = [name for item, name in self.holders(job_id).items() if item.startswith("b")]
+            return bool(names)
+
+        wait_until(has_one, "a worker renders")
+        return names[0]
+
     def told(self, words: str) -> list[str]:
         """The events of all accepted jobs with these words."""
         events = [one for job_id in self.accepted for one in self.redis.xrange(f"riffarm:job:{job_id}:events")]

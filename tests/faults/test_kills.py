@@ -14,44 +14,44 @@ from tests.faults.mix import Request
 from tests.faults.rig import Farm
 
 
-def kill_child(farm: Farm) -> None:
+def kill_child(farm: Farm, name: str) -> None:
     """The process that does the work."""
-    wait_until(farm["worker-1"].kill_child, "there is a child to kill")
+    wait_until(farm[name].kill_child, "there is a child to kill")
 
 
-def kill_worker(farm: Farm) -> None:
+def kill_worker(farm: Farm, name: str) -> None:
     """A worker with its child."""
-    farm["worker-1"].kill()
-    farm.start("worker-1")
+    farm[name].kill()
+    farm.start(name)
 
 
-def kill_parent(farm: Farm) -> None:
+def kill_parent(farm: Farm, name: str) -> None:
     """A worker's parent alone."""
-    farm["worker-1"].kill_alone()
-    farm.start("worker-1")
+    farm[name].kill_alone()
+    farm.start(name)
 
 
-def kill_gateway(farm: Farm) -> None:
+def kill_gateway(farm: Farm, name: str) -> None:
     """The gateway."""
     farm["gateway"].kill()
     farm.start("gateway")
 
 
-def kill_sweeper(farm: Farm) -> None:
+def kill_sweeper(farm: Farm, name: str) -> None:
     """The sweeper, and a worker whose work it is to find when it is back."""
     farm["sweeper"].kill()
-    farm["worker-1"].kill()
+    farm[name].kill()
     farm.start("sweeper")
-    farm.start("worker-1")
+    farm.start(name)
 
 
-def kill_valkey(farm: Farm) -> None:
+def kill_valkey(farm: Farm, name: str) -> None:
     """Valkey, which comes back with its file."""
     farm["valkey"].kill()
     farm.start("valkey")
 
 
-def kill_valkey_and_its_file(farm: Farm) -> None:
+def kill_valkey_and_its_file(farm: Farm, name: str) -> None:
     """Valkey, which comes back with nothing."""
     farm["valkey"].kill()
     shutil.rmtree(farm.folder / "valkey")
@@ -72,12 +72,12 @@ VICTIMS = [
 
 @pytest.mark.parametrize("kill", VICTIMS)
 def test_whatever_is_killed_every_job_ends_with_its_sound(
-    farm: Farm, requests: list[Request], sounds: dict[str, str], kill: Callable[[Farm], None]
+    farm: Farm, requests: list[Request], sounds: dict[str, str], kill: Callable[[Farm, str], None]
 ) -> None:
     """Nothing is lost, nothing is rendered twice but what the killed one was at, nothing is left over."""
     first, *_ = farm.submit(*requests[:FEW])
     farm.wait_for_frames(first, 2)
-    kill(farm)
+    kill(farm, farm.renderer_of(first))
     check(farm, sounds)
 
 
