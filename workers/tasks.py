@@ -8,10 +8,8 @@ signal path.
 from __future__ import annotations
 
 import io
-import math
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -22,7 +20,7 @@ import soundfile
 import structlog
 from PIL import Image
 
-from shared.contracts import JobFailure, Preview, RemixRequest, WebhookEvent
+from shared.contracts import JobFailure, RemixRequest, WebhookEvent
 from shared.dispatch import Dispatcher, needed_frames, plan_from_texts
 from shared.endings import EVENTS, fail_job, follow_up_end
 from shared.errors import LeaseLostError, NotFoundError, ObjectNotFoundError, RenderError
@@ -42,19 +40,18 @@ from workers.delivery import Delivery, image_from_bytes
 from workers.joins import Layout, joined_mel_amplitudes
 from workers.lease import Lease
 from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amplitudes
+from workers.reporting import Recorder, Watch
 from workers.seed_pictures import SeedPictures
 from workers.spectrogram import Array, mel_amplitudes_from_image
 from workers.webhooks import post_webhook, webhook_body
 
 if TYPE_CHECKING:
-    from workers.diffusion import FramePipeline, Step
+    from workers.diffusion import FramePipeline
 
 log = structlog.get_logger()
 
-_PREVIEW_S: Final = 0.5
 _UPLOADS: Final = 4
 """Frames on their way to storage at a time."""
-_RECORD_S: Final = 0.25
 
 
 class Tasks:
@@ -142,8 +139,8 @@ class Tasks:
         frames = [plan.frame(number) for number in numbers]
         self._warn_of_lost_words(lease.attempt.job_id, pipeline, frames)
         pictures = [self._pictures.pair(plan, number) for number in numbers]
-        watch = _Watch(self._jobs, lease, numbers, pipeline)
-        recorder = _Recorder(self._jobs, lease.attempt)
+        watch = Watch(self._jobs, lease, numbers, pipeline)
+        recorder = Recorder(self._jobs, lease.attempt)
 
         def store(index: int, image: Image.Image, seconds: float) -> None:
             self._objects.put(frame_key(names[index]), _png(image, plan), "image/png")
@@ -295,71 +292,6 @@ class Tasks:
 
     def _follow_up_end(self, job_id: str) -> None:
         follow_up_end(job_id, self._jobs, self._objects, self._dispatcher)
-
-
-class _Recorder:
-    """Records finished frames, several at a time when they come faster than _RECORD_S."""
-
-    def __init__(self, jobs: JobStore, attempt: Attempt) -> None:
-        self._jobs = jobs
-        self._attempt = attempt
-        self._lock = threading.Lock()
-        self._frames: dict[int, Mapping[str, object]] = {}
-        self._recorded_s = -math.inf
-
-    def add(self, frames: Mapping[int, Mapping[str, object]]) -> None:
-        """Record frames now or with the next ones. Raises LeaseLostError when the attempt is late."""
-        with self._lock:
-            self._frames |= frames
-            if time.monotonic() - self._recorded_s >= _RECORD_S:
-                self._record()
-
-    def flush(self) -> None:
-        """Record what is left."""
-        with self._lock:
-            self._record()
-
-    def _record(self) -> None:
-        self._jobs.record_frames(self._attempt, self._frames)
-        self._frames, self._recorded_s = {}, time.monotonic()
-
-
-class _Watch:
-    """Looks on while frames are denoised: ends it when the lease says so, shows previews, counts seconds."""
-
-    def __init__(self, jobs: JobStore, lease: Lease, numbers: Sequence[int], pipeline: FramePipeline) -> None:
-        self._jobs = jobs
-        self._lease = lease
-        self._numbers = numbers
-        self._pipeline = pipeline
-        self._shown_s = self._since_s = time.monotonic()
-        self._together: Sequence[int] = ()
-        self._timed: Sequence[int] = ()
-        self._each_s = 0.0
-
-    def step(self, step: Step) -> None:
-        """Raise what the lease raises; show how far one frame is, at most every _PREVIEW_S."""
-        self._lease.check()
-        self._together = step.frames
-        if time.monotonic() - self._shown_s >= _PREVIEW_S:
-            self._shown_s = time.monotonic()
-            # Of frames that are denoised together each has its turn.
-            turn = step.step % len(step.frames)
-            preview = Preview(
-                frame=self._numbers[step.frames[turn]],
-                step=step.step,
-                steps=step.steps,
-                image=self._pipeline.preview(step.clean()[turn]),
-            )
-            self._jobs.add_event(self._lease.attempt.job_id, "preview", preview.model_dump())
-
-    def seconds_each(self) -> float:
-        """Seconds the frame took whose picture is there now: an equal share of those denoised with it."""
-        if self._timed != self._together:
-            now_s = time.monotonic()
-            self._each_s = (now_s - self._since_s) / len(self._together)
-            self._timed, self._since_s = self._together, now_s
-        return self._each_s
 
 
 def _read_by(plan: Plan, attempt: Attempt) -> tuple[Sequence[int], range]:
