@@ -21,7 +21,19 @@ from tests.integration.job_invariants import QUEUES, check
 from tests.integration.job_model import GONE, TABLE, JobModel
 
 WORKERS: Final = ("w1", "w2", "w3")
-CONTROLS: Final = ("cancel", "pause", "resume", "resume", "retry", "retry", "fail", "expire", "forget")
+CONTROLS: Final = (
+    "cancel",
+    "pause",
+    "pause",
+    "pause",
+    "resume",
+    "resume",
+    "retry",
+    "retry",
+    "fail",
+    "expire",
+    "forget",
+)
 NO_GAP_S: Final = 10**9
 LATER_MS: Final = 10**14
 NOBODY: Final = Attempt("", "deliver", "0", 0, "", "", 0, "nobody/0")
