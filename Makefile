@@ -36,7 +36,7 @@ test: check      ## Check and run all tests but those that need a GPU
 	$(BIN)/python -m pytest
 
 test-faults: setup  ## Kill, freeze, cut off and fill every part of a farm: 200 random kills and more, ten minutes
-	RIFFARM_FAULT_KILLS=200 $(BIN)/python -m pytest tests/faults
+	RIFFARM_FAULT_KILLS=200 $(BIN)/python -m pytest -m 'not gpu' tests/faults
 
 check: setup     ## Style, types, the import rule, and locks in step with pyproject.toml
 	$(BIN)/ruff check .

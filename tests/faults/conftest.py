@@ -17,10 +17,6 @@ from tests.faults.rig import Farm
 KILLS: Final = int(os.environ.get("RIFFARM_FAULT_KILLS", "20"))
 """How many random kills: `make test-faults` makes 200."""
 JOBS: Final = max(12, KILLS * 3 // 10)
-in_full = pytest.mark.skipif(
-    "RIFFARM_FAULT_KILLS" not in os.environ, reason="one of its kind is enough: make test-faults"
-)
-"""For faults that take long and have a sister that is always tried."""
 FEW: Final = 7
 """Jobs for one fault: one of each kind."""
 

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError
 
 from tests.conftest import free_port, wait_until
 from tests.faults.checks import check
-from tests.faults.conftest import FEW, in_full
+from tests.faults.conftest import FEW
 from tests.faults.mix import SEED_IMAGE, Request
 from tests.faults.processes import Process
 from tests.faults.proxy import Proxy
@@ -42,7 +42,7 @@ def cut_off_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Far
             yield farm, line
 
 
-@pytest.mark.parametrize("fault", [Proxy.cut, pytest.param(Proxy.freeze, marks=in_full)])
+@pytest.mark.parametrize("fault", [Proxy.cut, pytest.param(Proxy.freeze, marks=pytest.mark.long)])
 def test_a_worker_without_valkey_is_replaced_and_comes_back(
     cut_off_farm: tuple[Farm, Proxy],
     requests: list[Request],
@@ -105,7 +105,9 @@ def farm_on_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Farm,
         yield farm, line, server
 
 
-@pytest.mark.parametrize("fault", ["kill", pytest.param("cut", marks=in_full), pytest.param("freeze", marks=in_full)])
+@pytest.mark.parametrize(
+    "fault", ["kill", pytest.param("cut", marks=pytest.mark.long), pytest.param("freeze", marks=pytest.mark.long)]
+)
 def test_workers_without_storage_wait_and_go_on(
     farm_on_s3: tuple[Farm, Proxy, Process], requests: list[Request], sounds: dict[str, str], fault: str
 ) -> None:

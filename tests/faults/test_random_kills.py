@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from tests.faults.checks import check
 from tests.faults.conftest import JOBS, KILLS, MakeFarm
@@ -20,6 +21,8 @@ UNDER_WAY = 8
 """Jobs that are accepted and have not ended, at most."""
 PAUSE_S = (0.3, 1.6)
 """Between two kills: less than a killed worker needs to be back, so that several are away at a time."""
+MOST_WAITS = 150
+"""Looks for somebody at work before the next kill all the same."""
 
 
 def kill_child(process: Process) -> bool:
@@ -82,8 +85,19 @@ class Killer:
         return is_fair
 
     def rest(self) -> None:
-        """Wait for a moment."""
+        """Wait for a moment, and then until somebody is at work: a farm that only starts has nothing to lose."""
         self._farm.wait_s(self._draw.uniform(*PAUSE_S))
+        for _ in range(MOST_WAITS):
+            if self._is_somebody_at_work():
+                return
+            self._farm.wait_s(0.1)
+
+    def _is_somebody_at_work(self) -> bool:
+        try:
+            return not self._farm.under_way() or any(map(self._farm.items_of, self._farm.workers))
+        except redis.exceptions.RedisError:
+            # Killed just now.
+            return False
 
 
 @pytest.mark.timeout(1_200)
