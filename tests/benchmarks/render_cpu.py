@@ -92,7 +92,7 @@ def measured(one: Track, on_batch: Callable[[], None] = lambda: None) -> Results
         way.render(one.batches[0][:1])
         way.cpu.seconds.clear()
         way.cpu.calls.clear()
-    ours.pipeline._denoiser = wall.over("unet", ours.pipeline._denoiser)  # type: ignore[assignment]
+    ours.pipeline._denoiser = wall.over("unet", ours.pipeline._denoiser)
     farm = wall.over("all", ours.render)
     for batch in one.batches:
         farm(batch)
@@ -121,7 +121,7 @@ class _FarmsWay:
         self.cpu = Watch(time.process_time)
         self._seed_image = seed_image
         parts = self.pipeline._parts
-        self.pipeline._denoiser = self.cpu.over("unet", self.pipeline._denoiser)  # type: ignore[assignment]
+        self.pipeline._denoiser = self.cpu.over("unet", self.pipeline._denoiser)
         parts.vae.encode = self.cpu.over("encode", parts.vae.encode)
         parts.vae.decode = self.cpu.over("decode", parts.vae.decode)
         parts.text_encoder.forward = self.cpu.over("text", parts.text_encoder.forward)

@@ -255,7 +255,8 @@ def _compiled(pipeline: FramePipeline, scale: Scale, device: torch.device, best:
         _call_seconds(pipeline, scale, device, best["frames"])
         warm_up_s = time.perf_counter() - started_s
         call_s = _call_seconds(pipeline, scale, device, best["frames"])
-    except Exception as error:  # whatever a compiler that is not there, or gives up, raises
+    except RuntimeError as error:
+        # The compiler is not there, or gives up: all that torch raises of it is one.
         return {"error": str(error).splitlines()[0][:200]}
     finally:
         denoiser._unet = plain
