@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -17,6 +18,7 @@ from tests.faults.rig import Farm
 KILLS: Final = int(os.environ.get("RIFFARM_FAULT_KILLS", "20"))
 """How many random kills: `make test-faults` makes 200."""
 JOBS: Final = max(12, KILLS * 3 // 10)
+FIGURES: Final = Path("out/faults.json")
 FEW: Final = 7
 """Jobs for one fault: one of each kind."""
 
@@ -86,6 +88,8 @@ def farm(lasting_farm: Callable[[], Farm]) -> Farm:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The figures of a full run, as its last line."""
+    """The figures of a full run, as its last line and in a file that `make bench-farm` reads."""
     if "RIFFARM_FAULT_KILLS" in os.environ and not config.option.collectonly:
+        FIGURES.parent.mkdir(exist_ok=True)
+        FIGURES.write_text(json.dumps(tally), encoding="utf-8")
         print(json.dumps(tally))
