@@ -1,28 +1,24 @@
-"""Who may come in: one bearer key, or loopback alone where there is none; the size of bodies; the request's id.
+"""Who may come in and do what: bearer keys with their tenant and scopes, or loopback alone where there are none.
 
-Leaves out tenants, scopes and rate limits.
+Leaves out what every request meets before that (`api.guard`).
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-import json
-import re
-import secrets
-from typing import Final
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, get_args
 from urllib.parse import urlsplit
 
-import structlog
-from fastapi import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import Depends, Request
 
-from api.problems import MEDIA_TYPE, PROBLEMS, problem_body
-from shared.errors import AccessDeniedError
+from api.intake import Jobs
+from shared.errors import AccessDeniedError, ForbiddenError
 from shared.settings import Settings
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-UPLOADS_PATH: Final = "/v1/uploads"
+Scope = Literal["submit", "read", "admin"]
 
 
 def is_loopback(host: str) -> bool:
@@ -35,16 +31,44 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def require_key(request: Request) -> None:
-    """Refuse a request without the gateway's key, where one is configured. Raises AccessDeniedError."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the tenant whose jobs, uploads and outputs it sees, what it may do, and the key it came with.
+
+    key_id: None for the key of the settings, and on a farm without keys.
+    """
+
+    tenant: str
+    scopes: frozenset[Scope]
+    key_id: str | None = None
+
+
+OPERATOR: Final = Caller("default", frozenset(get_args(Scope)))
+"""Whoever has the key of the settings, and everybody on a farm without keys."""
+
+
+async def admitted(request: Request, scope: Scope) -> Caller:
+    """Whoever asks, if it may do what the scope says; kept as `request.state.caller`.
+
+    Raises AccessDeniedError without a valid key, ForbiddenError when the key lacks the scope.
+    """
+    caller = _caller(request)
+    if scope not in caller.scopes:
+        raise ForbiddenError(f"This key lacks the scope '{scope}'.")
+    request.state.caller = caller
+    return caller
+
+
+def _caller(request: Request) -> Caller:
     settings: Settings = request.app.state.settings
     if settings.gateway_key is None:
         _refuse_other_sites(request)
-        return
+        return OPERATOR
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     wanted = settings.gateway_key.get_secret_value().encode()
     if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), wanted):
         raise AccessDeniedError
+    return OPERATOR
 
 
 def _refuse_other_sites(request: Request) -> None:
@@ -54,63 +78,25 @@ def _refuse_other_sites(request: Request) -> None:
         raise AccessDeniedError("Pages of other sites may not use a farm without a key; set RIFFARM_GATEWAY_KEY.")
 
 
-class RequestGuard:
-    """ASGI middleware: gives every request an id, for its answer and its log lines, and stops too large a body."""
+def _as_seen_by(scope: Scope) -> Callable[[Request], Awaitable[Jobs]]:
+    async def jobs_of_caller(request: Request) -> Jobs:
+        caller = await admitted(request, scope)
+        jobs: Jobs = request.app.state.jobs
+        return jobs.of(caller.tenant)
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        asked = headers.get(b"x-request-id", "")
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(8)}"
-        scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.bind_contextvars(request=request_id)
-        limit = self._limit(scope["path"])
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        declared = headers.get(b"content-length", "0")
-        if not declared.isdigit() or int(declared) > limit:
-            await _refuse(send_with_id, request_id, limit)
-            return
-        await self._counted(scope, receive, send_with_id, limit, request_id)
-
-    def _limit(self, path: str) -> int:
-        return self._settings.max_upload_bytes if path == UPLOADS_PATH else self._settings.max_body_bytes
-
-    async def _counted(self, scope: Scope, receive: Receive, send: Send, limit: int, request_id: str) -> None:
-        """Run the app, counting a body that comes without a declared length."""
-        received = 0
-        is_refused = False
-
-        async def counting_receive() -> Message:
-            nonlocal received, is_refused
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit and not is_refused:
-                is_refused = True
-                await _refuse(send, request_id, limit)
-            # The answer is out: for the app the client is gone.
-            return {"type": "http.disconnect"} if is_refused else message
-
-        async def sending(message: Message) -> None:
-            if not is_refused:
-                await send(message)
-
-        await self._app(scope, counting_receive, sending)
+    return jobs_of_caller
 
 
-async def _refuse(send: Send, request_id: str, limit: int) -> None:
-    body = json.dumps(problem_body("body_too_large", f"At most {limit} bytes are taken here.", request_id)).encode()
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    status = PROBLEMS["body_too_large"].status
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": body})
+async def _as_it_is(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
+
+
+Reading = Annotated[Jobs, Depends(_as_seen_by("read"))]
+"""The farm as a caller sees it who may read."""
+Submitting = Annotated[Jobs, Depends(_as_seen_by("submit"))]
+"""The farm as a caller sees it who may submit jobs and change them."""
+Operating = Annotated[Jobs, Depends(_as_seen_by("admin"))]
+"""The farm as a caller sees it who may operate it."""
+WholeFarm = Annotated[Jobs, Depends(_as_it_is)]
+"""The farm, for routes that anybody may ask."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from api.jobs import Farm, answer, authorized
+from api.access import Submitting
+from api.jobs import answer
 from api.problems import responses
 from shared.contracts import Job
 
-_RESPONSES = responses("not_found", "unauthorized", "queue_unavailable", "storage_unavailable")
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=authorized, responses=_RESPONSES)
+_RESPONSES = responses("not_found", "unauthorized", "forbidden", "queue_unavailable", "storage_unavailable")
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=_RESPONSES)
 
 
 @router.post("/{job_id}/cancel", response_model=Job, summary="Cancel a job")
-def cancel_job(job_id: str, farm: Farm) -> Response:
+def cancel_job(job_id: str, farm: Submitting) -> Response:
     """Stop a job: at once when it waits, between two denoising steps when it runs. What it finished stays.
 
     One that has ended stays as it is.
@@ -26,19 +27,19 @@ def cancel_job(job_id: str, farm: Farm) -> Response:
 
 
 @router.post("/{job_id}/pause", response_model=Job, summary="Pause a job")
-def pause_job(job_id: str, farm: Farm) -> Response:
+def pause_job(job_id: str, farm: Submitting) -> Response:
     """Begin nothing more of a job; what runs of it comes to its end. One that has ended stays as it is."""
     return answer(farm.pause(job_id))
 
 
 @router.post("/{job_id}/resume", response_model=Job, summary="Resume a paused job")
-def resume_job(job_id: str, farm: Farm) -> Response:
+def resume_job(job_id: str, farm: Submitting) -> Response:
     """Let a paused job go on from where it stands. One that is not paused stays as it is."""
     return answer(farm.resume(job_id))
 
 
 @router.post("/{job_id}/retry", response_model=Job, summary="Retry a failed or canceled job")
-def retry_job(job_id: str, farm: Farm) -> Response:
+def retry_job(job_id: str, farm: Submitting) -> Response:
     """Queue a failed or canceled job again, under the same id: only what is missing is rendered.
 
     One that lives or succeeded stays as it is.
@@ -47,7 +48,7 @@ def retry_job(job_id: str, farm: Farm) -> Response:
 
 
 @router.delete("/{job_id}", status_code=204, response_class=Response, summary="Delete a job")
-def delete_job(job_id: str, farm: Farm) -> Response:
+def delete_job(job_id: str, farm: Submitting) -> Response:
     """Cancel a job if it lives, and remove it with its outputs. Frames and uploads, which jobs share, stay."""
     farm.delete(job_id)
     return Response(status_code=204)

@@ -18,10 +18,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from api.access import Reading
 from api.event_reader import EventReader, Follower
 from api.frames import FramePage, FrameReport, FrameState, report_from_record
 from api.intake import Jobs
-from api.jobs import Farm, authorized
 from api.problems import responses
 from shared.contracts import TERMINAL
 from shared.dispatch import plan_of
@@ -40,9 +40,9 @@ _UNBUFFERED: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-async def _job_fields(job_id: str, farm: Farm) -> dict[str, str]:
+async def _job_fields(job_id: str, farm: Reading) -> dict[str, str]:
     # A dependency: once a stream has begun there is no answering 404.
-    return await run_in_threadpool(farm.job_store.read, job_id)
+    return await run_in_threadpool(farm.fields, job_id)
 
 
 JobFields = Annotated[dict[str, str], Depends(_job_fields)]
@@ -64,14 +64,13 @@ async def _follower(request: Request, job: JobFields) -> AsyncIterator[Follower]
 @router.get(
     "/{job_id}/events",
     response_class=StreamingResponse,
-    dependencies=authorized,
-    responses=responses("invalid_request", "not_found", "unauthorized", "queue_unavailable")
+    responses=responses("invalid_request", "not_found", "unauthorized", "forbidden", "queue_unavailable")
     | {200: {"content": {_MEDIA_TYPE: {}}, "description": "Events, as they come."}},
     summary="Follow a job",
 )
 async def follow_job(
     job: JobFields,
-    farm: Farm,
+    farm: Reading,
     last_id: Annotated[str | None, Depends(_last_id)],
     follower: Annotated[Follower, Depends(_follower)],
 ) -> Response:
@@ -142,13 +141,12 @@ def _data(event: Event, job: dict[str, str], url: str) -> str:
 @router.get(
     "/{job_id}/frames",
     response_model=FramePage,
-    dependencies=authorized,
-    responses=responses("invalid_request", "not_found", "unauthorized", "queue_unavailable"),
+    responses=responses("invalid_request", "not_found", "unauthorized", "forbidden", "queue_unavailable"),
     summary="List a job's frames",
 )
 def list_frames(
     job: JobFields,
-    farm: Farm,
+    farm: Reading,
     limit: Annotated[int, Query(ge=1, le=_PAGE)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
@@ -178,12 +176,13 @@ def list_frames(
 @router.get(
     "/{job_id}/frames/{number}/picture",
     response_class=Response,
-    dependencies=authorized,
-    responses=responses("invalid_request", "not_found", "unauthorized", "queue_unavailable", "storage_unavailable")
+    responses=responses(
+        "invalid_request", "not_found", "unauthorized", "forbidden", "queue_unavailable", "storage_unavailable"
+    )
     | {200: {"content": {"image/png": {}}, "description": "The spectrogram."}},
     summary="See a frame",
 )
-def read_picture(job: JobFields, farm: Farm, number: Annotated[int, Path(ge=0, le=10**9)]) -> Response:
+def read_picture(job: JobFields, farm: Reading, number: Annotated[int, Path(ge=0, le=10**9)]) -> Response:
     """A finished frame's spectrogram, as it was stored."""
     plan = plan_of(job)
     if isinstance(plan, Conversion) or number >= plan.frames_total:

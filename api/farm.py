@@ -10,9 +10,9 @@ from typing import Final
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from api.access import Operating, Reading, WholeFarm
 from api.farm_report import FarmReport, WorkerList, WorkerReport, farm_report, worker_reports
 from api.intake import Jobs
-from api.jobs import Farm, authorized
 from api.metrics import MEDIA_TYPE, metrics_text
 from api.problems import responses
 from shared.dispatch import QUEUES
@@ -21,7 +21,7 @@ from shared.farm_state import FarmState
 
 _SWEPT_WITHIN_S: Final = 60.0
 router = APIRouter(tags=["farm"])
-_RESPONSES: Final = responses("unauthorized", "queue_unavailable")
+_RESPONSES: Final = responses("unauthorized", "forbidden", "queue_unavailable")
 
 
 @router.get("/health", summary="Is the gateway up?")
@@ -31,7 +31,7 @@ def health() -> dict[str, str]:
 
 
 @router.get("/ready", summary="Can the farm take and render jobs?")
-def ready(farm: Farm) -> Response:
+def ready(farm: WholeFarm) -> Response:
     """200 when Redis, storage and a worker for every queue are there; else 503 with each reason.
 
     `warnings` says what is wrong but keeps no job from ending.
@@ -65,15 +65,13 @@ def _reasons_not_ready(farm: Jobs) -> tuple[dict[str, str | None], list[str]]:
 
 
 @router.get("/metrics", response_class=Response, summary="Figures for Prometheus")
-def metrics(farm: Farm) -> Response:
+def metrics(farm: WholeFarm) -> Response:
     """Backlog by queue, jobs that wait, workers by state. `riffarm_redis_up` alone is 0 when Redis is away."""
     return Response(metrics_text(farm.job_store), media_type=MEDIA_TYPE)
 
 
-@router.get(
-    "/v1/farm", response_model=FarmReport, dependencies=authorized, responses=_RESPONSES, summary="See the farm"
-)
-def read_farm(farm: Farm) -> Response:
+@router.get("/v1/farm", response_model=FarmReport, responses=_RESPONSES, summary="See the farm")
+def read_farm(farm: Reading) -> Response:
     """Queues with what waits in them, workers with what they are at, the estimated wait, the last sweep's report."""
     return _answer(farm_report(farm.job_store))
 
@@ -81,11 +79,10 @@ def read_farm(farm: Farm) -> Response:
 @router.post(
     "/v1/farm/workers/{name}/drain",
     response_model=WorkerList,
-    dependencies=authorized,
     responses=_RESPONSES | responses("not_found"),
     summary="Drain a worker",
 )
-def drain_worker(name: str, farm: Farm) -> Response:
+def drain_worker(name: str, farm: Operating) -> Response:
     """Have all workers of this name hand back what they are at and take nothing more, until they are started anew."""
     for worker in _named(farm, name):
         FarmState(farm.job_store.redis).drain(worker.id)
@@ -95,11 +92,10 @@ def drain_worker(name: str, farm: Farm) -> Response:
 @router.post(
     "/v1/farm/workers/{name}/lift",
     response_model=WorkerList,
-    dependencies=authorized,
     responses=_RESPONSES | responses("not_found"),
     summary="Let a benched worker work again",
 )
-def lift_worker(name: str, farm: Farm) -> Response:
+def lift_worker(name: str, farm: Operating) -> Response:
     """Forget what a worker lost, so that it takes work again. One that is not benched stays as it is."""
     _named(farm, name)
     FarmState(farm.job_store.redis).lift(name)

@@ -11,6 +11,7 @@ import binascii
 import contextlib
 import json
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict
 from typing import Final
 
@@ -19,7 +20,7 @@ from shared.catalogue import ModelEntry
 from shared.contracts import TERMINAL, ConvertRequest, Job
 from shared.dispatch import Dispatcher, render_queue
 from shared.endings import follow_up_end, remove_job
-from shared.errors import FieldError, InvalidRequestError, RiffarmError
+from shared.errors import FieldError, InvalidRequestError, NotFoundError, RiffarmError
 from shared.job_store import JobStore, created_ms_from_job_id, new_job_id
 from shared.job_view import JobView
 from shared.object_store import ObjectStore, job_manifest_key, job_paused_key, job_result_key, job_retry_key
@@ -39,14 +40,22 @@ class Jobs:
         object_store: ObjectStore,
         dispatcher: Dispatcher,
         models: dict[str, ModelEntry],
+        tenant: str = "default",
     ) -> None:
         self.settings = settings
         self.job_store = job_store
         self.object_store = object_store
         self.dispatcher = dispatcher
         self.models = models
+        self.tenant = tenant
         self.view = JobView(settings, object_store)
         self._planner = Planner(settings, object_store, models)
+
+    def of(self, tenant: str) -> Jobs:
+        """The same farm as this tenant sees it."""
+        jobs = copy(self)
+        jobs.tenant = tenant
+        return jobs
 
     def plan(self, request: ResolvedRequest) -> Plan | Conversion:
         """The plan of a request, checked against what this farm has. Raises InvalidRequestError."""
@@ -57,6 +66,7 @@ class Jobs:
         plan = self.plan(request)
         job_id = new_job_id()
         fields = fields_of_plan(plan, created_ms_from_job_id(job_id), self.settings.job_window)
+        fields["tenant"] = self.tenant
         self.job_store.check()
         self.object_store.put(job_manifest_key(job_id), json.dumps({"id": job_id, **fields}).encode())
         try:
@@ -79,19 +89,27 @@ class Jobs:
     def _undo_manifest(self, job_id: str) -> None:
         self.object_store.delete(job_manifest_key(job_id))
 
+    def fields(self, job_id: str) -> dict[str, str]:
+        """All fields of one of the tenant's jobs. Raises NotFoundError, also for another tenant's."""
+        fields = self.job_store.read(job_id)
+        if fields["tenant"] != self.tenant:
+            raise NotFoundError(f"There is no job {job_id}.")
+        return fields
+
     def read(self, job_id: str) -> Job:
         """One job. Raises NotFoundError."""
-        return self.view.job(self.job_store.read(job_id))
+        return self.view.job(self.fields(job_id))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job; one that has ended already stays as it is."""
+        self.fields(job_id)
         self.job_store.finish(job_id, "canceled")
         follow_up_end(job_id, self.job_store, self.object_store, self.dispatcher)
         return self.read(job_id)
 
     def pause(self, job_id: str) -> Job:
         """Begin nothing more of a job; one that is paused or has ended stays as it is."""
-        if self.job_store.status(job_id) in ("queued", "running"):
+        if self.fields(job_id)["status"] in ("queued", "running"):
             # First in storage: a farm that is recovered from there must not render what was to wait.
             self.object_store.put(job_paused_key(job_id), b"{}", "application/json")
             self.job_store.pause(job_id)
@@ -99,7 +117,7 @@ class Jobs:
 
     def resume(self, job_id: str) -> Job:
         """Let a paused job go on; any other stays as it is."""
-        if self.job_store.status(job_id) not in (None, *TERMINAL):
+        if self.fields(job_id)["status"] not in TERMINAL:
             # Of a running job too: a pause that was cut short may have left it.
             self.object_store.delete(job_paused_key(job_id))
             self.dispatcher.send_tickets(self.job_store.resume(job_id) or ())
@@ -107,7 +125,7 @@ class Jobs:
 
     def retry(self, job_id: str) -> Job:
         """Let a failed or canceled job go on from what it has; any other stays as it is."""
-        fields = self.job_store.read(job_id)
+        fields = self.fields(job_id)
         if fields["status"] in ("failed", "canceled"):
             runs = int(fields["runs"])
             # First in storage, where the result of the run before counts no more then, also when who ended that run
@@ -132,7 +150,7 @@ class Jobs:
         """Up to `limit` wanted jobs older than the cursor, newest first, and the cursor of the next page."""
         created_ms, job_id = _position(cursor)
         found: list[Job] = []
-        while ids := self.job_store.ids_before(created_ms, job_id, _PAGE):
+        while ids := self.job_store.ids_before(created_ms, job_id, _PAGE, self.tenant):
             for fields in self.job_store.read_many(ids):
                 created_ms, job_id = float(fields["created_ms"]), fields["id"]
                 if is_wanted(fields):
@@ -155,7 +173,6 @@ def fields_of_plan(plan: Plan | Conversion, created_ms: int, window: int) -> dic
         "batches_total": plan.batches_total,
         "chunks_total": plan.chunks_total,
         "audio_s": plan.audio_s,
-        "tenant": "default",
         "priority": request.priority,
         "window": window,
     }

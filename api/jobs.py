@@ -15,13 +15,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Final
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
-from api.access import require_key
-from api.intake import Jobs
+from api.access import Reading, Submitting, WholeFarm
 from api.problems import responses
 from shared.contracts import (
     TERMINAL,
@@ -43,21 +42,12 @@ _WAIT: Final = re.compile(r"wait=(\d{1,3})")
 _MAX_WAIT_S: Final = 60
 _PAGE: Final = 200
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-authorized = [Depends(require_key)]
 _BODY: Final = ("malformed_body", "body_too_large", "unsupported_media_type", "invalid_request")
-_UNAVAILABLE: Final = ("unauthorized", "queue_unavailable", "storage_unavailable")
+_UNAVAILABLE: Final = ("unauthorized", "forbidden", "queue_unavailable", "storage_unavailable")
 
 
 def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _farm(request: Request) -> Jobs:
-    farm: Jobs = request.app.state.jobs
-    return farm
-
-
-Farm = Annotated[Jobs, Depends(_farm)]
 
 
 def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -68,11 +58,10 @@ def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -
     "",
     status_code=202,
     response_model=Job,
-    dependencies=authorized,
     responses=responses(*_BODY, *_UNAVAILABLE),
     summary="Submit a job",
 )
-async def submit_job(body: JobRequest, farm: Farm, prefer: Annotated[str, Header()] = "") -> Response:
+async def submit_job(body: JobRequest, farm: Submitting, prefer: Annotated[str, Header()] = "") -> Response:
     """Validate, plan, record and queue a job. With `Prefer: wait=N` (1..60) the answer waits for the job's end."""
     wait_s = _wait_s(prefer)
     job_id = await run_in_threadpool(farm.submit, body)
@@ -98,11 +87,10 @@ def _wait_s(prefer: str) -> int:
 @router.post(
     "/plan",
     response_model=PlanSummary,
-    dependencies=authorized,
     responses=responses(*_BODY, *_UNAVAILABLE),
     summary="See what a job would render",
 )
-def plan_job(body: JobRequest, farm: Farm) -> Response:
+def plan_job(body: JobRequest, farm: Submitting) -> Response:
     """Answer what a request would render and how much of it is ready; nothing is recorded or queued."""
     plan = farm.plan(body)
     if isinstance(plan, Conversion):
@@ -130,13 +118,12 @@ def _summary(plan: Plan | Conversion, frames_ready: int, samples_total: int) -> 
 @router.get(
     "",
     response_model=JobPage,
-    dependencies=authorized,
-    responses=responses("invalid_request", "unauthorized", "queue_unavailable"),
+    responses=responses("invalid_request", "unauthorized", "forbidden", "queue_unavailable"),
     summary="List jobs",
 )
 def list_jobs(
     request: Request,
-    farm: Farm,
+    farm: Reading,
     limit: Annotated[int, Query(ge=1, le=_PAGE)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     status: Status | None = None,
@@ -169,11 +156,10 @@ def list_jobs(
 @router.get(
     "/{job_id}",
     response_model=Job,
-    dependencies=authorized,
-    responses=responses("not_found", "unauthorized", "queue_unavailable"),
+    responses=responses("not_found", "unauthorized", "forbidden", "queue_unavailable"),
     summary="Read a job",
 )
-def read_job(job_id: str, farm: Farm) -> Response:
+def read_job(job_id: str, farm: Reading) -> Response:
     """One job as it is now."""
     return answer(farm.read(job_id))
 
@@ -186,7 +172,7 @@ def read_job(job_id: str, farm: Farm) -> Response:
     summary="Download an output kept on local disk",
 )
 def read_output(
-    job_id: str, name: str, farm: Farm, expires: int, signature: Annotated[str, Query(max_length=64)]
+    job_id: str, name: str, farm: WholeFarm, expires: int, signature: Annotated[str, Query(max_length=64)]
 ) -> FileResponse:
     """A finished file; the signed URL in the job's `outputs` leads here. Takes ranges, so a browser can seek."""
     store = farm.object_store

@@ -18,8 +18,9 @@ from fastapi_swagger import patch_fastapi
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from api import control, events, farm, jobs, uploads
-from api.access import RequestGuard, is_loopback
+from api.access import is_loopback
 from api.event_reader import EventReader
+from api.guard import RequestGuard
 from api.intake import Jobs
 from api.problems import ProblemDocument, install_problems
 from shared.catalogue import models

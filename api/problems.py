@@ -23,6 +23,7 @@ from shared.contracts import ClipRequest, ConvertRequest, JobType, Keyframe, Pow
 from shared.errors import (
     AccessDeniedError,
     FieldError,
+    ForbiddenError,
     InvalidRequestError,
     NotFoundError,
     QueueUnavailableError,
@@ -49,6 +50,7 @@ PROBLEMS: Final = {
     for problem in (
         Problem("malformed_body", 400, "The body cannot be read", "Send well-formed JSON in UTF-8."),
         Problem("unauthorized", 401, "The key is missing or wrong", "Send 'Authorization: Bearer <key>'."),
+        Problem("forbidden", 403, "The key may not do this", "Use a key that has the scope which 'detail' names."),
         Problem("url_expired", 403, "This link no longer works", "Read the job again for a fresh link."),
         Problem("not_found", 404, "There is no such thing", "Check the path and the id; /docs lists every path."),
         Problem("method_not_allowed", 405, "This path has no such method", "See /docs for what each path takes."),
@@ -68,6 +70,7 @@ _CODE_OF_ERROR: Final[dict[type[RiffarmError], str]] = {
     InvalidRequestError: "invalid_request",
     NotFoundError: "not_found",
     AccessDeniedError: "unauthorized",
+    ForbiddenError: "forbidden",
     StorageUnavailableError: "storage_unavailable",
     QueueUnavailableError: "queue_unavailable",
 }

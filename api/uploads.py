@@ -12,12 +12,13 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, File, Request, UploadFile
+from fastapi import APIRouter, File, UploadFile
 from fastapi.responses import FileResponse
 from PIL import Image, UnidentifiedImageError
 from starlette.exceptions import HTTPException
 
-from api.access import UPLOADS_PATH, require_key
+from api.access import Reading, Submitting
+from api.guard import UPLOADS_PATH
 from api.problems import responses
 from shared.audio_source import NotAudioError, open_audio
 from shared.catalogue import UPLOAD_PREFIX, seed_images
@@ -36,19 +37,22 @@ _SOUNDS: Final = {
 _TAKEN: Final = "a picture (PNG, JPEG, WebP) or sound (WAV, FLAC, MP3, Ogg Vorbis, Opus)"
 _MAX_PIXELS: Final = 50_000_000
 router = APIRouter(tags=["uploads and catalogue"])
-authorized = [Depends(require_key)]
 
 
 @router.post(
     UPLOADS_PATH,
     status_code=201,
-    dependencies=authorized,
     responses=responses(
-        "unauthorized", "body_too_large", "unsupported_media_type", "invalid_request", "storage_unavailable"
+        "unauthorized",
+        "forbidden",
+        "body_too_large",
+        "unsupported_media_type",
+        "invalid_request",
+        "storage_unavailable",
     ),
     summary="Upload a picture or a sound",
 )
-def upload(request: Request, content: Annotated[UploadFile, File(description=_TAKEN)]) -> Upload:
+def upload(farm: Submitting, content: Annotated[UploadFile, File(description=_TAKEN)]) -> Upload:
     """Keep a spectrogram picture, a mask or a sound to use in jobs. The same file twice is kept once."""
     # The decoders want a file with a name; a long sound has no place in memory.
     with tempfile.NamedTemporaryFile(prefix="riffarm-") as file:
@@ -58,7 +62,7 @@ def upload(request: Request, content: Annotated[UploadFile, File(description=_TA
         checked = _checked_image(path) or _checked_audio(path)
         if checked is None:
             raise HTTPException(415, f"The upload is not {_TAKEN}.")
-        put_upload(request.app.state.jobs.object_store, checked, path)
+        put_upload(farm.object_store, checked, path)
     return checked
 
 
@@ -113,15 +117,15 @@ def _refused(message: str, allowed: str) -> InvalidRequestError:
     return InvalidRequestError(FieldError("content", message, None, allowed))
 
 
-@router.get("/v1/models", dependencies=authorized, responses=responses("unauthorized"), summary="List models")
-def list_models(request: Request) -> dict[str, list[dict[str, Any]]]:
+@router.get("/v1/models", responses=responses("unauthorized", "forbidden"), summary="List models")
+def list_models(farm: Reading) -> dict[str, list[dict[str, Any]]]:
     """The models a request can name."""
-    entries = request.app.state.jobs.models.values()
+    entries = farm.models.values()
     return {"data": [{"name": one.name, "revision": one.revision, "description": one.description} for one in entries]}
 
 
-@router.get("/v1/seed-images", dependencies=authorized, responses=responses("unauthorized"), summary="List seed images")
-def list_seed_images() -> dict[str, list[dict[str, Any]]]:
+@router.get("/v1/seed-images", responses=responses("unauthorized", "forbidden"), summary="List seed images")
+def list_seed_images(farm: Reading) -> dict[str, list[dict[str, Any]]]:
     """The built-in seed images, with their tempo and exact length."""
     return {
         "data": [
@@ -143,11 +147,10 @@ def list_seed_images() -> dict[str, list[dict[str, Any]]]:
 @router.get(
     "/v1/seed-images/{seed_image_id}/picture",
     response_class=FileResponse,
-    dependencies=authorized,
-    responses=responses("not_found", "unauthorized"),
+    responses=responses("not_found", "unauthorized", "forbidden"),
     summary="See a seed image",
 )
-def read_seed_image(seed_image_id: str) -> FileResponse:
+def read_seed_image(seed_image_id: str, farm: Reading) -> FileResponse:
     """A built-in seed image's picture."""
     entry = seed_images().get(seed_image_id)
     if entry is None:

@@ -4,7 +4,8 @@
     ├── RequestError            the client can mend it
     │   ├── InvalidRequestError
     │   ├── NotFoundError
-    │   └── AccessDeniedError
+    │   ├── AccessDeniedError
+    │   └── ForbiddenError
     ├── TransientError          worth trying again, with backoff
     │   ├── StorageUnavailableError
     │   └── QueueUnavailableError
@@ -58,6 +59,10 @@ class NotFoundError(RequestError):
 
 class AccessDeniedError(RequestError):
     """The key is missing or wrong."""
+
+
+class ForbiddenError(RequestError):
+    """The key may not do this."""
 
 
 class TransientError(RiffarmError):

@@ -220,6 +220,7 @@ local function accept(id, fields)
   redis.call('HSET', key(id), unpack(fields))
   local job, needy = load(id), {}
   redis.call('ZADD', P .. 'jobs', job.created_ms, id)
+  redis.call('ZADD', P .. 'jobs:of:' .. job.tenant, job.created_ms, id)
   if IS_LIVE[job.status] then
     open(job, job.status)
     offer_all(job, needy)
@@ -583,6 +584,7 @@ for _, part in ipairs({'', ':frames', ':done', ':attempts', ':warnings', ':event
   redis.call('DEL', key(id, part))
 end
 redis.call('ZREM', P .. 'jobs', id)
+redis.call('ZREM', P .. 'jobs:of:' .. job.tenant, id)
 redis.call('SREM', P .. 'jobs:ended', id)
 redis.call('ZADD', P .. 'jobs:deleted', now_ms(), id)
 publish(id)

@@ -22,7 +22,7 @@ Keys, all under `riffarm:`
     job:{id}:warnings set of sentences
     job:{id}:events   stream of kind and data (JSON), capped; gone an hour after the job's end
     job:{id}:previews hash: number of a frame under way → its newest preview; gone at the job's end
-    jobs              sorted set: all ids by time of creation; jobs:queued likewise: not yet begun
+    jobs              sorted set: all ids by time of creation; jobs:of:{tenant} a tenant's; jobs:queued not yet begun
     jobs:active       set: ids that must still end; jobs:running those begun; jobs:ended those not yet announced
     jobs:expiring     sorted set: ids by the time until which they must have begun; jobs:deleted by time of deletion
     queue:{queue}:{class}           list: tenants with work there, in turn
@@ -374,10 +374,11 @@ class JobStore:
         with reachable():
             return cast("Status | None", self.redis.hget(job_key(job_id), "status"))
 
-    def ids_before(self, created_ms: float, job_id: str, limit: int) -> list[str]:
-        """Up to `limit` ids older than the named job, newest first."""
+    def ids_before(self, created_ms: float, job_id: str, limit: int, tenant: str | None = None) -> list[str]:
+        """Up to `limit` ids older than the named job, newest first; of one tenant, or of all."""
+        listing = f"{PREFIX}jobs" if tenant is None else f"{PREFIX}jobs:of:{tenant}"
         with reachable():
-            ids = self.redis.zrevrangebyscore(f"{PREFIX}jobs", created_ms, "-inf", start=0, num=limit + 64)
+            ids = self.redis.zrevrangebyscore(listing, created_ms, "-inf", start=0, num=limit + 64)
         return [one for one in cast("list[str]", ids) if one < job_id][:limit]
 
     def frames(self, job_id: str, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
