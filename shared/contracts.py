@@ -25,7 +25,7 @@ DEFAULT_STEPS: Final = 16
 DEFAULT_GUIDANCE: Final = 5.0
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "canceled"]
-Stage = Literal["rendering", "sounding", "encoding"]
+Stage = Literal["rendering", "sounding", "encoding", "uploading"]
 JobType = Literal["clip", "track", "remix", "convert"]
 Priority = Literal["interactive", "normal", "bulk"]
 Format = Literal["wav", "flac", "mp3", "ogg", "opus"]
@@ -264,6 +264,10 @@ class Output(_Contract):
     bytes: int
     sha256: str
     duration_s: float | None
+    is_preview: bool = Field(
+        False,
+        description="What is finished of a track that runs or ended early, from its beginning; a longer one follows.",
+    )
     url: str
     url_expires_at: datetime
 
@@ -283,6 +287,7 @@ class Metrics(_Contract):
     render_s: float
     sound_s: float
     encode_s: float
+    gpu_s: float = Field(description="Of render_s and sound_s what was done on a GPU.")
     audio_s: float
     realtime_factor: float | None = Field(description="Seconds of sound per second of waiting.")
 

@@ -13,7 +13,7 @@ from typing import Final
 from shared.contracts import JobFailure, WebhookEvent
 from shared.dispatch import Dispatcher
 from shared.job_store import Attempt, JobStore
-from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key
+from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key, preview_prefix
 
 EVENTS: Final[dict[str, WebhookEvent]] = {
     "succeeded": "job.succeeded",
@@ -29,6 +29,7 @@ _KEPT: Final = (
     "render_ms",
     "sound_ms",
     "encode_ms",
+    "gpu_ms",
 )
 """Of an ended job's fields those that neither its manifest nor its objects tell."""
 
@@ -70,8 +71,9 @@ def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore, d
     dispatcher.announce(job_id, event)
     # What a failed or canceled job finished is kept: a retry goes on from there.
     if fields["status"] == "succeeded":
-        for key in list(object_store.keys(f"jobs/{job_id}/chunks/")):
-            object_store.delete(key)
+        for prefix in (f"jobs/{job_id}/chunks/", preview_prefix(job_id)):
+            for key in list(object_store.keys(prefix)):
+                object_store.delete(key)
     job_store.set_announced(job_id, runs)
 
 

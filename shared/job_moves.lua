@@ -398,9 +398,25 @@ tell(id, 'progress', cjson.encode({
 publish(id)
 return 1
 
+--@ stage
+-- ARGV id, item, token, stage · Says where the job is now; 0 when the attempt is late.
+local job = load(ARGV[1])
+if not job or is_late(job.id, ARGV[2], ARGV[3]) then return 0 end
+if job.stage ~= ARGV[4] then
+  set(job, 'stage', ARGV[4])
+  tell_status(job)
+end
+return 1
+
+--@ show
+-- ARGV id, item, token, outputs in JSON · What can be heard before the job's end; 0 when the attempt is late.
+if is_late(ARGV[1], ARGV[2], ARGV[3]) then return 0 end
+redis.call('HSET', key(ARGV[1]), 'outputs', ARGV[4])
+return 1
+
 --@ done
--- ARGV id, item, token, ms, worker's name, chunk, the frames it needs, … · Counts an item as done, once, and makes
--- ready what may follow. {0} when the attempt is late, else {1, next chunk or -1, queue to send a ticket to, …}.
+-- ARGV id, item, token, ms, of these on a GPU, worker's name, chunk, the frames it needs, … · Counts an item as done,
+-- once, and makes ready what may follow. {0} when the attempt is late, else {1, next chunk or -1, queue for a ticket, …}.
 local id, item = ARGV[1], ARGV[2]
 local job = load(id)
 if not job or is_late(id, item, ARGV[3]) then return {0} end
@@ -408,7 +424,7 @@ local kind, ms, needy = kind_of_item(job, item), tonumber(ARGV[4]), {}
 local queue = queue_of(job, kind)
 drop_lease(id, item)
 redis.call('HDEL', key(id, ':attempts'), item, item .. ':starts', item .. ':reason')
-redis.call('HDEL', P .. 'blame', ARGV[5])
+redis.call('HDEL', P .. 'blame', ARGV[6])
 if MAY_START[job.status] then redis.call('HINCRBY', P .. 'backlog', queue, -1) end
 local pace = tonumber(redis.call('HGET', P .. 'pace', queue) or ms)
 redis.call('HSET', P .. 'pace', queue, string.format('%.1f', pace + (ms - pace) / 8))
@@ -427,10 +443,11 @@ else
   }))
   publish(id)
 end
-move_on(job, tonumber(ARGV[6]), {unpack(ARGV, 7)})
+if ARGV[5] ~= '0' then redis.call('HINCRBY', key(id), 'gpu_ms', ARGV[5]) end
+move_on(job, tonumber(ARGV[7]), {unpack(ARGV, 8)})
 offer_all(job, needy)
 local waits = job.next_chunk < job.chunks_total and job.next_chunk == job.chunks_done
-return {1, waits and job.next_chunk ~= tonumber(ARGV[6]) and job.next_chunk or -1, unpack(needy)}
+return {1, waits and job.next_chunk ~= tonumber(ARGV[7]) and job.next_chunk or -1, unpack(needy)}
 
 --@ move
 -- ARGV id, chunk, the frames it needs, … · Makes ready what may start now; the queues to send a ticket to.
@@ -550,7 +567,7 @@ return {1, unpack(needy)}
 local job, needy = load(ARGV[1]), {}
 if not job or (job.status ~= 'failed' and job.status ~= 'canceled') then return {0} end
 if ARGV[2] ~= '' and (redis.call('HGET', key(job.id), 'runs') or '0') ~= ARGV[2] then return {0} end
-redis.call('HDEL', key(job.id), 'started_ms', 'finished_ms', 'error', 'announced', 'expires_ms', 'outputs')
+redis.call('HDEL', key(job.id), 'started_ms', 'finished_ms', 'error', 'announced', 'expires_ms')
 redis.call('DEL', key(job.id, ':attempts'))
 redis.call('SREM', P .. 'jobs:ended', job.id)
 redis.call('PERSIST', key(job.id, ':events'))

@@ -44,7 +44,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast
 
-from shared.contracts import TERMINAL, Status
+from shared.contracts import TERMINAL, Stage, Status
 from shared.errors import LeaseLostError, NotFoundError
 from shared.job_events import Event, EventKind, event_from_entry
 from shared.redis_connection import reachable, redis_from_url
@@ -54,7 +54,16 @@ EVENTS_CHANNEL: Final = f"{PREFIX}events"
 """Where the id of a job with new events is published."""
 _JOB_ID: Final = re.compile("job_[0-9a-z]{1,64}")
 _PARTS: Final = ("", ":frames", ":done", ":leases", ":attempts", ":warnings", ":events", ":previews")
-_COUNTERS: Final = ("batches_done", "chunks_done", "frames_reused", "render_ms", "sound_ms", "encode_ms", "runs")
+_COUNTERS: Final = (
+    "batches_done",
+    "chunks_done",
+    "frames_reused",
+    "render_ms",
+    "sound_ms",
+    "encode_ms",
+    "gpu_ms",
+    "runs",
+)
 _MOVES_FILE: Final = Path(__file__).with_name("job_moves.lua")
 _AT_ONCE: Final = 1_000
 
@@ -216,12 +225,24 @@ class JobStore:
         if frames and not self.move("record", *attempt[:3], attempt.starts, *records):
             raise LeaseLostError
 
-    def done(self, attempt: Attempt, ms: int, worker: str, chunk: int, needed_frames: Sequence[int]) -> Done:
+    def set_stage(self, attempt: Attempt, stage: Stage) -> None:
+        """Say where the job is now. Raises LeaseLostError when the attempt is late."""
+        if not self.move("stage", *attempt[:3], stage):
+            raise LeaseLostError
+
+    def show(self, attempt: Attempt, outputs: Sequence[Mapping[str, object]]) -> None:
+        """Take these for the job's outputs until it ends. Raises LeaseLostError when the attempt is late."""
+        if not self.move("show", *attempt[:3], json.dumps(outputs)):
+            raise LeaseLostError
+
+    def done(
+        self, attempt: Attempt, ms: int, worker: str, chunk: int, needed_frames: Sequence[int], *, is_gpu: bool = False
+    ) -> Done:
         """Count the item as done and make ready what may follow: chunk `chunk` if it is next and its frames are there.
 
-        Raises LeaseLostError when the attempt is late.
+        ms: how long it took; is_gpu: on a GPU. Raises LeaseLostError when the attempt is late.
         """
-        is_held, *answer = self.move("done", *attempt[:3], ms, worker, chunk, *needed_frames)
+        is_held, *answer = self.move("done", *attempt[:3], ms, ms if is_gpu else 0, worker, chunk, *needed_frames)
         if not is_held:
             raise LeaseLostError
         next_chunk, *queues = answer

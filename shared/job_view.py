@@ -133,6 +133,7 @@ def _metrics(fields: dict[str, str]) -> Metrics:
         render_s=int(fields["render_ms"]) / 1_000,
         sound_s=int(fields["sound_ms"]) / 1_000,
         encode_s=int(fields["encode_ms"]) / 1_000,
+        gpu_s=int(fields["gpu_ms"]) / 1_000,
         audio_s=audio_s,
         realtime_factor=round(audio_s / took_s, 3) if took_s and fields["status"] == "succeeded" else None,
     )

@@ -88,6 +88,11 @@ def chunk_state_key(job_id: str, part: int, chunk: int) -> str:
     return f"jobs/{_name(job_id)}/chunks/{part:03}-{chunk:05}.state.npz"
 
 
+def preview_prefix(job_id: str) -> str:
+    """What the keys of those outputs begin with that are there before the job ends."""
+    return f"jobs/{_name(job_id)}/outputs/preview-"
+
+
 def output_key(job_id: str, name: str) -> str:
     """Where one output of a job is kept, by its file name."""
     return f"jobs/{_name(job_id)}/outputs/{_name(name)}"

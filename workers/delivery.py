@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import soundfile
 from PIL import Image
@@ -35,6 +35,16 @@ from workers.spectrogram import Array
 from workers.tags import Tags
 
 _MAX_TITLE: Final = 120
+_PREVIEW_FORMATS: Final = ("mp3",)
+
+
+def is_preview_due(chunks_done: int, chunks_total: int) -> bool:
+    """Whether so many chunks are to be heard before the track ends: 1, 2, 3, 4, 6, 8, 12, 16, … of them.
+
+    So all previews of a track together cost a few times what its own files do, however long it is.
+    """
+    odd = chunks_done // (chunks_done & -chunks_done) if chunks_done else 0
+    return odd in (1, 3) and chunks_done < chunks_total
 
 
 class Delivery:
@@ -46,49 +56,63 @@ class Delivery:
         self._objects = object_store
         self._check = check
 
-    def outputs(self, plan: Plan | Conversion) -> dict[str, str | int]:
-        """Make and upload the job's files; the fields that its record gets."""
+    def outputs(self, plan: Plan | Conversion, on_upload: Callable[[], object]) -> dict[str, str | int]:
+        """Make and upload the job's files; the fields that its record gets. `on_upload` is called between the two."""
         with tempfile.TemporaryDirectory(prefix="riffarm-") as name:
             folder = Path(name)
             if isinstance(plan, Conversion):
                 made = self._converted(plan.request, folder)
             else:
                 made = [file for part in range(plan.parts) for file in self._part(plan, part, folder)]
+            on_upload()
             outputs = [self._upload(path, media_type, duration_s) for path, media_type, duration_s in made]
         # A conversion's length is known only now.
         fields: dict[str, str | int] = {"outputs": json.dumps(outputs)}
         return fields | {"audio_s": str(made[0][2])} if isinstance(plan, Conversion) else fields
 
-    def _part(self, plan: Plan, part: int, folder: Path) -> Iterator[tuple[Path, str, float]]:
-        """One variation's audio, and the picture of the whole."""
+    def preview(self, plan: Plan, chunks: int) -> list[dict[str, object]]:
+        """Make and upload what is there of a track of one part once its first `chunks` chunks are; its outputs."""
+        with tempfile.TemporaryDirectory(prefix="riffarm-") as name:
+            made = [*self._part(plan, 0, Path(name), chunks)]
+            return [
+                self._upload(path, media_type, duration_s) | {"is_preview": True}
+                for path, media_type, duration_s in made
+            ]
+
+    def _part(
+        self, plan: Plan, part: int, folder: Path, chunks: int | None = None
+    ) -> Iterator[tuple[Path, str, float]]:
+        """One variation's audio, and the picture of the whole; or of its first chunks."""
         request = plan.request
-        stem = request.type if plan.parts == 1 else f"{request.type}-{part + 1:02}"
-        paths: dict[str, Path] = {name: folder / f"{stem}{mastering.FORMATS[name].suffix}" for name in request.formats}
-        first = part * plan.part_frames
-        frames = (self._frame_image(plan, index) for index in range(first, first + plan.part_frames))
-        overview = mastering.overview_image(frames, plan.part_frames)
+        stretch = _stretch(plan, part, chunks)
+        formats = _PREVIEW_FORMATS if stretch.is_preview else request.formats
+        paths: dict[str, Path] = {name: folder / f"{stretch.stem}{mastering.FORMATS[name].suffix}" for name in formats}
+        frames = (self._frame_image(plan, index) for index in stretch.frames)
+        overview = mastering.overview_image(frames, len(stretch.frames))
         rate_hz = plan.params.sample_rate_hz
-        levels = mastering.levels_from_chunks(self._chunks(plan, part), rate_hz, plan.part_samples)
+        levels = mastering.levels_from_chunks(self._chunks(plan, part, chunks), rate_hz, stretch.samples)
         mastering.encode(
-            self._chunks(plan, part),
+            self._chunks(plan, part, chunks),
             paths,
             sample_rate_hz=rate_hz,
             gain=mastering.gain_from_levels(levels, request.loudness_lufs),
-            total_samples=plan.part_samples,
-            loop_tail=levels.tail if plan.is_loop else None,
+            total_samples=stretch.samples,
+            loop_tail=levels.tail if plan.is_loop and not stretch.is_preview else None,
             tags=_tags(plan, part),
             cover=overview,
         )
-        overview.save(folder / f"{stem}.png")
-        duration_s = plan.part_samples / rate_hz
+        overview.save(folder / f"{stretch.stem}.png")
+        duration_s = stretch.samples / rate_hz
         yield from ((path, mastering.FORMATS[name].media_type, duration_s) for name, path in paths.items())
-        yield folder / f"{stem}.png", "image/png", duration_s
+        yield folder / f"{stretch.stem}.png", "image/png", duration_s
 
-    def _chunks(self, plan: Plan, part: int) -> Iterator[Array]:
-        """A part's waveform in order; a loop begins with what its last chunk made of the beginning."""
-        own = [plan.chunk(part * plan.part_chunks + index).columns for index in range(plan.part_chunks)]
+    def _chunks(self, plan: Plan, part: int, count: int | None = None) -> Iterator[Array]:
+        """A part's waveform in order, or its first chunks; a whole loop begins with what its last chunk made of the
+        beginning."""
+        own = [plan.chunk(part * plan.part_chunks + index).columns for index in range(count or plan.part_chunks)]
         samples = [plan.params.samples_from_columns(len(columns)) for columns in own]
-        overlap = self._chunk(part, len(own) - 1)[:, samples[-1] :] if plan.is_loop else None
+        is_closed = plan.is_loop and count is None
+        overlap = self._chunk(part, len(own) - 1)[:, samples[-1] :] if is_closed else None
         for index, length in enumerate(samples):
             self._check()
             chunk = self._chunk(part, index)[:, :length]
@@ -152,6 +176,26 @@ class Delivery:
             "sha256": sha256,
             "duration_s": round(duration_s, 6),
         }
+
+
+class _Stretch(NamedTuple):
+    """What files are made of: a whole part, or its beginning as a preview."""
+
+    stem: str
+    frames: range
+    samples: int
+    is_preview: bool
+
+
+def _stretch(plan: Plan, part: int, chunks: int | None) -> _Stretch:
+    first = part * plan.part_frames
+    if chunks is None:
+        stem = plan.request.type if plan.parts == 1 else f"{plan.request.type}-{part + 1:02}"
+        return _Stretch(stem, range(first, first + plan.part_frames), plan.part_samples, is_preview=False)
+    last = plan.chunk(part * plan.part_chunks + chunks - 1)
+    samples = plan.params.samples_from_columns(last.columns.stop)
+    stem = f"preview-{samples // plan.params.sample_rate_hz}s"
+    return _Stretch(stem, range(first, last.frames.stop), samples, is_preview=True)
 
 
 def image_from_bytes(data: bytes) -> Image.Image:

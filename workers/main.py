@@ -82,7 +82,7 @@ class _Child:
         from workers.tasks import Tasks
 
         objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)
-        tasks = Tasks(settings, self.jobs, objects, self.dispatcher, renderer(self), self.name)
+        tasks = Tasks(settings, self.jobs, objects, self.dispatcher, renderer(self), self.name, self.device)
         return tasks, Attempts(self.jobs, tasks, self.dispatcher, self.name, self.id, self.is_stopping)
 
     def _shelf(self) -> Shelf[FramePipeline]:

@@ -32,11 +32,13 @@ from shared.object_store import (
     chunk_key,
     chunk_state_key,
     frame_key,
+    output_key,
+    preview_prefix,
 )
 from shared.plan import Chunk, Conversion, Plan
 from shared.settings import Settings
 from shared.spectrogram_params import DEFAULT_MAX_VALUE
-from workers.delivery import Delivery, image_from_bytes
+from workers.delivery import Delivery, image_from_bytes, is_preview_due
 from workers.joins import Layout, joined_mel_amplitudes
 from workers.lease import Lease
 from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amplitudes
@@ -69,8 +71,9 @@ class Tasks:
         dispatcher: Dispatcher,
         pipeline: Callable[[str, str], FramePipeline],
         worker: str,
+        device: str = "cpu",
     ) -> None:
-        """`pipeline` gives a model by name and revision, loaded; `worker` is this one's name."""
+        """`pipeline` gives a model by name and revision, loaded, on `device`; `worker` is this one's name."""
         self._settings = settings
         self._jobs = job_store
         self._objects = object_store
@@ -78,6 +81,7 @@ class Tasks:
         self._view = JobView(settings, object_store)
         self._pipeline = pipeline
         self._worker = worker
+        self._device = device
         self._pictures = SeedPictures(object_store)
 
     def run(self, lease: Lease) -> None:
@@ -96,13 +100,14 @@ class Tasks:
         self._render_missing(lease, plan, plan.batch_frames(batch))
         # The frames of this batch are stored: of two batches that share a joint the later one finds both its frames.
         self._render_missing(lease, plan, [one for one in plan.batch_joints(batch) if self._is_open(lease, plan, one)])
-        self._finish_item(lease, plan, started_s)
+        self._finish_item(lease, plan, started_s, self._device)
 
-    def _finish_item(self, lease: Lease, plan: Plan, started_s: float) -> None:
+    def _finish_item(self, lease: Lease, plan: Plan, started_s: float, device: str) -> None:
         """Count the item as done and have what may follow begun."""
         attempt = lease.attempt
-        chunk = attempt.next_chunk
-        done = self._jobs.done(attempt, _ms_since(started_s), self._worker, chunk, needed_frames(plan, chunk))
+        chunk, ms = attempt.next_chunk, _ms_since(started_s)
+        needed = needed_frames(plan, chunk)
+        done = self._jobs.done(attempt, ms, self._worker, chunk, needed, is_gpu=device != "cpu")
         queues = done.queues
         if done.next_chunk is not None:
             needed = needed_frames(plan, done.next_chunk)
@@ -191,7 +196,21 @@ class Tasks:
         if state:
             self._objects.put(_state_key(job_id, one), state.to_bytes())
         self._objects.put(chunk_key(job_id, one.part, one.index_in_part), _wav(waveform, plan), "audio/wav")
-        self._finish_item(lease, plan, started_s)
+        if plan.parts == 1 and is_preview_due(one.index + 1, plan.chunks_total):
+            self._show_preview(lease, plan, one.index + 1)
+        self._finish_item(lease, plan, started_s, self._settings.sound_device)
+
+    def _show_preview(self, lease: Lease, plan: Plan, chunks: int) -> None:
+        """Let be heard what is there of a track; it takes the place of what could be heard before."""
+        job_id = lease.attempt.job_id
+        # Listed before: while the lease holds, none of these is another attempt's.
+        before = [*self._objects.keys(preview_prefix(job_id))]
+        outputs = Delivery(job_id, self._jobs, self._objects, lease.check).preview(plan, chunks)
+        self._jobs.show(lease.attempt, outputs)
+        shown = {output_key(job_id, str(one["name"])) for one in outputs}
+        for key in before:
+            if key not in shown:
+                self._objects.delete(key)
 
     def _mel_amplitudes(self, plan: Plan, chunk: Chunk) -> Array:
         first = chunk.part * plan.part_frames
@@ -221,7 +240,8 @@ class Tasks:
         started_s = time.monotonic()
         attempt = lease.attempt
         delivery = Delivery(attempt.job_id, self._jobs, self._objects, lease.check)
-        fields = delivery.outputs(plan_from_texts(attempt.input, attempt.sources))
+        plan = plan_from_texts(attempt.input, attempt.sources)
+        fields = delivery.outputs(plan, lambda: self._jobs.set_stage(attempt, "uploading"))
         fields["encode_ms"] = _ms_since(started_s)
         if not self._jobs.finish(attempt.job_id, "succeeded", fields, attempt):
             raise LeaseLostError
