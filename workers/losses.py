@@ -13,6 +13,7 @@ import structlog
 
 from shared.contracts import JobFailure
 from shared.dispatch import Dispatcher, plan_of
+from shared.errors import NotFoundError
 from shared.job_store import JobStore, Returned
 from shared.plan import Plan
 
@@ -35,7 +36,12 @@ def follow_loss(
         log.info("given back", job=job_id, item=item, losses=returned.losses)
         dispatcher.send_tickets(returned.queues)
         return
-    message = f"{_what(item, job_store.read(job_id))} failed {returned.losses} times; the last time: {reason}"
+    try:
+        what = _what(item, job_store.read(job_id))
+    except NotFoundError:
+        # It was deleted meanwhile: there is nothing left to fail.
+        return
+    message = f"{what} failed {returned.losses} times; the last time: {reason}"
     log.error("job failed", job=job_id, error=message)
     fail(JobFailure(code="poison", message=message, retryable=True))
 

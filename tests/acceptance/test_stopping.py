@@ -155,7 +155,8 @@ def test_with_the_real_model_it_is_out_in_time_too(gateway: TestClient, start: S
         assert worker.wait(GRACE_S) == 0
     assert store.leases() == {}
     assert_nothing_counted(store, job_id)
-    wait_until(lambda: store.redis.llen("render.riffarm-mini") == 1, "others are told", timeout_s=2)
+    # Once or twice: Celery may give out the ticket again that it did not see acknowledged.
+    wait_until(lambda: bool(store.redis.llen("render.riffarm-mini")), "others are told", timeout_s=2)
 
 
 def test_the_sound_that_it_makes_goes_on_elsewhere(gateway: TestClient, start: Start, store: JobStore) -> None:

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from celery import Celery
 from fastapi.testclient import TestClient
 
 from shared import dispatch
+from shared.contracts import JobFailure
+from shared.dispatch import Dispatcher
 from shared.farm_state import FarmState
-from shared.job_store import Attempt, JobStore
+from shared.job_store import Attempt, JobStore, Returned
 from shared.object_store import object_store_from_url
 from shared.settings import Settings
 from tests.integration.job_model import JobModel
 from workers.attempts import Attempts
+from workers.losses import follow_loss
 from workers.tasks import Tasks
 
 TRACK = {
@@ -153,3 +157,11 @@ def test_the_next_process_of_a_worker_gives_back_what_the_last_one_held(
     assert job_store.leases() == {(job_id, others.item): "w2/1"}
     told = [event.data.get("message") for event in job_store.events_after(job_id, "0", 99)]
     assert f"{own.item} begins anew: its process died" in told
+
+
+def test_a_loss_of_a_deleted_job_fails_nothing(job_store: JobStore) -> None:
+    """Whoever finds the loss, a worker that starts or the sweeper, goes on."""
+    returned = Returned(3, ["render.m"])
+    failures: list[JobFailure] = []
+    follow_loss("job_9", "b0", returned, "it broke", job_store, Dispatcher(Celery()), failures.append)
+    assert failures == []
