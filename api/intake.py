@@ -178,6 +178,8 @@ def fields_of_plan(plan: Plan | Conversion, created_ms: int, window: int) -> dic
     }
     if request.expires_in_s:
         fields["expires_ms"] = created_ms + 1_000 * request.expires_in_s
+    if request.cancel_after_s:
+        fields["cancel_ms"] = created_ms + 1_000 * request.cancel_after_s
     if isinstance(request, ConvertRequest):
         return fields | {"ready:sound": "deliver", "delivering": 1}
     return fields | {"render_queue": render_queue(request.model)}

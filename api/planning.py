@@ -94,6 +94,8 @@ class Planner:
             errors.append(
                 FieldError("mask_image", "a mask needs a seed image to keep", request.mask_image, "with seed_image")
             )
+        if isinstance(request, ClipRequest) and request.alpha and request.end is None:
+            errors.append(FieldError("alpha", "there is no end to go to", request.alpha, "with end, or 0"))
         if isinstance(request, ClipRequest) and request.variations * request.duration_s > MAX_DURATION_S:
             total_s = request.variations * request.duration_s
             errors.append(

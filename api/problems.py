@@ -19,11 +19,24 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from shared.contracts import ClipRequest, ConvertRequest, JobType, Keyframe, PowerCurve, TrackRequest, Webhook
+from api.bodies import Repeated
+from shared.contracts import (
+    ClipEnd,
+    ClipRequest,
+    ConvertRequest,
+    JobType,
+    Keyframe,
+    PowerCurve,
+    RemixRequest,
+    TrackRequest,
+    Webhook,
+)
 from shared.errors import (
     AccessDeniedError,
     FieldError,
     ForbiddenError,
+    IdempotencyInFlightError,
+    IdempotencyMismatchError,
     InvalidRequestError,
     NotFoundError,
     QueueUnavailableError,
@@ -48,35 +61,53 @@ class Problem:
 PROBLEMS: Final = {
     problem.code: problem
     for problem in (
+        Problem("malformed_request", 400, "This is no HTTP request", "Send what HTTP/1.1 allows, each header once."),
         Problem("malformed_body", 400, "The body cannot be read", "Send well-formed JSON in UTF-8."),
         Problem("unauthorized", 401, "The key is missing or wrong", "Send 'Authorization: Bearer <key>'."),
         Problem("forbidden", 403, "The key may not do this", "Use a key that has the scope which 'detail' names."),
         Problem("url_expired", 403, "This link no longer works", "Read the job again for a fresh link."),
         Problem("not_found", 404, "There is no such thing", "Check the path and the id; /docs lists every path."),
         Problem("method_not_allowed", 405, "This path has no such method", "See /docs for what each path takes."),
+        Problem("request_timeout", 408, "The request took too long to come", "Send it again, in one go."),
         Problem("body_too_large", 413, "The body is too large", "Send less; pictures and audio go to /v1/uploads."),
+        Problem("target_too_long", 414, "The address is too long", "Put what is long into the body."),
         Problem(
             "unsupported_media_type", 415, "This kind of content is not taken", "See /docs for what each path takes."
         ),
+        Problem(
+            "idempotency_in_flight", 409, "The first such request is not answered yet", "Send it again a little later."
+        ),
+        Problem(
+            "idempotency_mismatch", 422, "The Idempotency-Key is another request's", "Send a new key with a new request."
+        ),
         Problem("invalid_request", 422, "A field is not right", "See 'errors' for each field and what is allowed."),
+        Problem("headers_too_large", 431, "The headers are too large", "Send fewer or shorter ones; cookies are not needed."),
         Problem("internal_error", 500, "The gateway made a mistake", "Report it with the request id in 'instance'."),
         Problem("storage_unavailable", 503, "Storage does not answer", "Nothing was recorded. Try again shortly."),
         Problem("queue_unavailable", 503, "The queue does not answer", "Nothing was recorded. Try again shortly."),
     )
 }
-_RETRY_AFTER_S: Final = 5
+_RETRY_AFTER_S: Final = {"idempotency_in_flight": 1, "storage_unavailable": 5, "queue_unavailable": 5}
 _CODE_OF_STATUS: Final = {problem.status: problem.code for problem in PROBLEMS.values() if problem.status < 500}
 _CODE_OF_ERROR: Final[dict[type[RiffarmError], str]] = {
     InvalidRequestError: "invalid_request",
+    IdempotencyMismatchError: "idempotency_mismatch",
+    IdempotencyInFlightError: "idempotency_in_flight",
     NotFoundError: "not_found",
     AccessDeniedError: "unauthorized",
     ForbiddenError: "forbidden",
     StorageUnavailableError: "storage_unavailable",
     QueueUnavailableError: "queue_unavailable",
 }
-_REQUESTS: Final[dict[str, type[BaseModel]]] = {"clip": ClipRequest, "track": TrackRequest, "convert": ConvertRequest}
+_REQUESTS: Final[dict[str, type[BaseModel]]] = {
+    "clip": ClipRequest,
+    "track": TrackRequest,
+    "remix": RemixRequest,
+    "convert": ConvertRequest,
+}
 _INNER_MODELS: Final[dict[str, type[BaseModel]]] = {
     "keyframes": Keyframe,
+    "end": ClipEnd,
     "alpha_curve": PowerCurve,
     "webhook": Webhook,
 }
@@ -89,13 +120,18 @@ def problem_body(code: str, detail: str, instance: str, errors: Sequence[FieldEr
         "type": f"/problems/{code}",
         "title": problem.title,
         "status": problem.status,
-        "detail": detail,
+        "detail": _printable(detail),
         "instance": instance,
         "code": code,
     }
     if errors:
         body["errors"] = [
-            {"field": error.field, "message": error.message, "got": _shown(error.got), "allowed": error.allowed}
+            {
+                "field": _printable(error.field),
+                "message": _printable(error.message),
+                "got": _shown(error.got),
+                "allowed": error.allowed,
+            }
             for error in errors
         ]
     return body
@@ -107,7 +143,7 @@ def problem_response(
     """The answer for a problem."""
     instance = getattr(request.state, "request_id", "")
     problem = PROBLEMS[code]
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if problem.status == PROBLEMS["queue_unavailable"].status else {}
+    headers = {"Retry-After": str(_RETRY_AFTER_S[code])} if code in _RETRY_AFTER_S else {}
     if code == "unauthorized":
         headers["WWW-Authenticate"] = "Bearer"
     body = problem_body(code, detail or problem.remedy, instance, errors)
@@ -119,20 +155,15 @@ def install_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RiffarmError)
     async def riffarm_error(request: Request, error: RiffarmError) -> JSONResponse:
-        code = next((code for kind, code in _CODE_OF_ERROR.items() if isinstance(error, kind)), "internal_error")
-        errors = error.errors if isinstance(error, InvalidRequestError) else ()
-        return problem_response(request, code, error.message, errors)
+        return problem_response(request, *what_is_wrong(error))
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
         found = error.errors()
-        if any(one["type"] == "json_invalid" for one in found):
-            return problem_response(request, "malformed_body", f"The body is not JSON: {found[0]['ctx']['error']}")
         if any(isinstance(one.get("input"), bytes) for one in found):
             header = "Send JSON, with the header 'Content-Type: application/json'."
             return problem_response(request, "unsupported_media_type", header)
-        errors = [_field_error(one) for one in found]
-        return problem_response(request, "invalid_request", f"{errors[0].field}: {errors[0].message}", errors)
+        return problem_response(request, *what_is_wrong_in(found))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -155,6 +186,28 @@ def install_problems(app: FastAPI) -> None:
             raise NotFoundError
         text = f"<h1>{escape(problem.title)}</h1><p>{escape(problem.remedy)}</p><p>HTTP {problem.status}</p>"
         return HTMLResponse(f"<!doctype html><meta charset=utf-8><title>{escape(problem.title)}</title>{text}")
+
+
+Wrong = tuple[str, str, Sequence[FieldError]]
+"""A problem's code, its detail, and the wrong fields."""
+
+
+def what_is_wrong(error: RiffarmError) -> Wrong:
+    """The problem that an error is."""
+    code = next((code for kind, code in _CODE_OF_ERROR.items() if isinstance(error, kind)), "internal_error")
+    return code, error.message, error.errors if isinstance(error, InvalidRequestError) else ()
+
+
+def what_is_wrong_in(found: Sequence[Any]) -> Wrong:
+    """The problem with a body in which pydantic found these errors, each located from `body` on."""
+    for one in found:
+        if one["type"] == "json_invalid":
+            return "malformed_body", f"The body is not JSON: {one['ctx']['error']}.", ()
+        if isinstance(one.get("input"), Repeated):
+            field, name = _path(one["loc"]), _shown(one["input"].name)
+            return "malformed_body", f"{_shown(field)}: the name {name!r} is given twice in one object.", ()
+    errors = [_field_error(one) for one in found]
+    return "invalid_request", f"{errors[0].field}: {errors[0].message}", errors
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -228,4 +281,9 @@ def _shown(value: object) -> object:
         return value if value - value == 0 else str(value)
     text = value if isinstance(value, str) else type(value).__name__
     shown = text if len(text) <= 80 else f"{text[:80]}…"
-    return shown.encode("utf-8", "backslashreplace").decode()
+    return _printable(shown)
+
+
+def _printable(text: str) -> str:
+    """The text with what UTF-8 cannot say, a lone surrogate, spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()

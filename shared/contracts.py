@@ -84,8 +84,8 @@ class Webhook(_Contract):
     )
 
 
-class Keyframe(_Contract):
-    """A point of a track that its frames move towards and away from."""
+class ClipEnd(_Contract):
+    """What a clip is on its way to."""
 
     prompt: Prompt = Field(description="What it should sound like.")
     negative_prompt: NegativePrompt = Field("", description="What it should not sound like.")
@@ -96,6 +96,11 @@ class Keyframe(_Contract):
     guidance_scale: Guidance | None = Field(
         None, description="How strictly to follow the prompt; the job's when left out."
     )
+
+
+class Keyframe(ClipEnd):
+    """A point of a track that its frames move towards and away from."""
+
     at_s: float | None = Field(
         None,
         ge=0,
@@ -136,6 +141,9 @@ class _Request(_Contract):
     )
     expires_in_s: int | None = Field(
         None, ge=1, le=30 * 86_400, description="Give up if the job has not begun after so many seconds."
+    )
+    cancel_after_s: int | None = Field(
+        None, ge=1, le=30 * 86_400, description="Cancel the job if it has not ended after so many seconds."
     )
     webhook: Webhook | None = Field(None, description="Where to post signed news of this job.")
     labels: dict[Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]] = Field(
@@ -189,6 +197,8 @@ class ClipRequest(_RenderRequest):
     negative_prompt: NegativePrompt = Field("", description="What it should not sound like.")
     seed: Seed | None = Field(None, description="Noise seed; drawn and reported when left out.")
     variations: int = Field(1, ge=1, le=64, description="How many different takes to make.")
+    end: ClipEnd | None = Field(None, description="A second prompt: the clip stands between the two, where alpha says.")
+    alpha: Strength = Field(0.0, description="How far from the prompt to the end's: 0 is the prompt, 1 the end.")
 
 
 class TrackRequest(_RenderRequest):
@@ -307,6 +317,7 @@ class JobUrls(_Contract):
     self: str
     events: str
     frames: str
+    deliveries: str
     cancel: str
     pause: str
     resume: str
@@ -333,6 +344,7 @@ class Job(_Contract):
     warnings: list[str]
     metrics: Metrics
     labels: dict[str, str]
+    batch_id: str | None = Field(description="What the jobs of one batch share; null for a job that came alone.")
     urls: JobUrls
 
 

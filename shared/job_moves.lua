@@ -15,7 +15,7 @@ local MAY_START = {queued = true, running = true}
 local IS_LIVE = {queued = true, running = true, paused = true}
 local TEXTS = {'status', 'stage', 'tenant', 'priority', 'render_queue', 'ready:render', 'ready:sound', 'ready:deliver'}
 local NUMBERS = {
-  'created_ms', 'expires_ms', 'started_ms', 'batches_total', 'chunks_total', 'window', 'next_batch', 'batches_done',
+  'created_ms', 'expires_ms', 'cancel_ms', 'started_ms', 'batches_total', 'chunks_total', 'window', 'next_batch', 'batches_done',
   'next_chunk', 'chunks_done', 'delivering', 'frames_reused',
 }
 local FIELDS = {unpack(TEXTS)}
@@ -185,6 +185,7 @@ end
 local function finish(job, status, fields)
   -- What frees memory comes first: so it is not refused when there is none left.
   redis.call('SREM', P .. 'jobs:active', job.id)
+  redis.call('ZREM', P .. 'jobs:live:' .. job.tenant, job.id)
   if MAY_START[job.status] then count_backlog(job, -1) end
   for _, item in ipairs(redis.call('HKEYS', key(job.id, ':leases'))) do
     drop_lease(job.id, item)
@@ -193,6 +194,7 @@ local function finish(job, status, fields)
   set(job, 'status', status, 'stage', '', 'finished_ms', now_ms(), 'announced', 0, unpack(fields))
   redis.call('ZREM', P .. 'jobs:queued', job.id)
   redis.call('ZREM', P .. 'jobs:expiring', job.id)
+  redis.call('ZREM', P .. 'jobs:deadlines', job.id)
   redis.call('SREM', P .. 'jobs:running', job.id)
   redis.call('SADD', P .. 'jobs:ended', job.id)
   redis.call('DEL', key(job.id, ':previews'))
@@ -206,6 +208,8 @@ end
 local function open(job, status)
   set(job, 'status', status)
   redis.call('SADD', P .. 'jobs:active', job.id)
+  redis.call('ZADD', P .. 'jobs:live:' .. job.tenant, job.created_ms, job.id)
+  if job.cancel_ms > 0 then redis.call('ZADD', P .. 'jobs:deadlines', job.cancel_ms, job.id) end
   if status == 'queued' then
     redis.call('ZADD', P .. 'jobs:queued', job.created_ms, job.id)
     if job.expires_ms > 0 then redis.call('ZADD', P .. 'jobs:expiring', job.expires_ms, job.id) end
@@ -215,12 +219,20 @@ local function open(job, status)
   if MAY_START[status] then count_backlog(job, 1) end
 end
 
+-- The list of a batch's jobs; nil for a job that came alone.
+local function batch_of(job)
+  local batch = redis.call('HGET', key(job.id), 'batch_id')
+  return batch and P .. 'jobs:batch:' .. job.tenant .. ':' .. batch
+end
+
 -- Records a job, has its work listed if it lives, or the news of its end told; the queues to send a ticket to.
 local function accept(id, fields)
   redis.call('HSET', key(id), unpack(fields))
   local job, needy = load(id), {}
   redis.call('ZADD', P .. 'jobs', job.created_ms, id)
   redis.call('ZADD', P .. 'jobs:of:' .. job.tenant, job.created_ms, id)
+  local batch = batch_of(job)
+  if batch then redis.call('ZADD', batch, job.created_ms, id) end
   if IS_LIVE[job.status] then
     open(job, job.status)
     offer_all(job, needy)
@@ -231,10 +243,45 @@ local function accept(id, fields)
 end
 
 --@ create
--- ARGV id, field, value, … · Records a job and has its work listed; the queues to send a ticket to. A job that is
--- there already stays as it is.
-if redis.call('EXISTS', key(ARGV[1])) == 1 then return {} end
-return accept(ARGV[1], {unpack(ARGV, 2)})
+-- ARGV id, field, value, … · Records a job and has its work listed; its place among those not begun or 0, and the queues
+-- to send a ticket to. A job that is there already stays as it is.
+if redis.call('EXISTS', key(ARGV[1])) == 1 then return {0} end
+local needy = accept(ARGV[1], {unpack(ARGV, 2)})
+return {(redis.call('ZRANK', P .. 'jobs:queued', ARGV[1]) or -1) + 1, unpack(needy)}
+
+--@ find
+-- ARGV listing, newest and oldest time of creation, id to be below, most to find, most to look at, status, type, labels
+-- (JSON) · {id come to or '' at the listing's end, id, …}, newest first.
+local below, most, left = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local status, kind, labels = ARGV[7], ARGV[8], cjson.decode(ARGV[9])
+local has_labels = next(labels) ~= nil
+
+local function is_wanted(id)
+  if status == '' and kind == '' and not has_labels then return true end
+  local said = redis.call('HMGET', key(id), 'status', 'type', 'labels')
+  if status ~= '' and said[1] ~= status or kind ~= '' and said[2] ~= kind then return false end
+  if has_labels then
+    local own = cjson.decode(said[3] or '{}')
+    for name, value in pairs(labels) do
+      if own[name] ~= value then return false end
+    end
+  end
+  return true
+end
+
+local offset, found = 0, {}
+while true do
+  local some = redis.call('ZRANGE', ARGV[1], ARGV[2], ARGV[3], 'BYSCORE', 'REV', 'LIMIT', offset, 200)
+  if #some == 0 then return {'', unpack(found)} end
+  for _, id in ipairs(some) do
+    if id < below then
+      left = left - 1
+      if is_wanted(id) then found[#found + 1] = id end
+      if #found == most or left == 0 then return {id, unpack(found)} end
+    end
+  end
+  offset = offset + #some
+end
 
 --@ restore
 -- ARGV id, fields and values, finished frames, finished batches (JSON) · Records a job with what storage has of it; {0}
@@ -567,12 +614,12 @@ return {1, unpack(needy)}
 local job, needy = load(ARGV[1]), {}
 if not job or (job.status ~= 'failed' and job.status ~= 'canceled') then return {0} end
 if ARGV[2] ~= '' and (redis.call('HGET', key(job.id), 'runs') or '0') ~= ARGV[2] then return {0} end
-redis.call('HDEL', key(job.id), 'started_ms', 'finished_ms', 'error', 'announced', 'expires_ms')
+redis.call('HDEL', key(job.id), 'started_ms', 'finished_ms', 'error', 'announced', 'expires_ms', 'cancel_ms')
 redis.call('DEL', key(job.id, ':attempts'))
 redis.call('SREM', P .. 'jobs:ended', job.id)
 redis.call('PERSIST', key(job.id, ':events'))
 redis.call('HINCRBY', key(job.id), 'runs', 1)
-job.started_ms, job.expires_ms = 0, 0
+job.started_ms, job.expires_ms, job.cancel_ms = 0, 0, 0
 open(job, 'queued')
 offer_all(job, needy)
 tell_status(job)
@@ -597,11 +644,13 @@ return redis.call('SADD', key(ARGV[1], ':warnings'), ARGV[2])
 local id = ARGV[1]
 local job = load(id)
 if not job or IS_LIVE[job.status] then return 0 end
+local batch = batch_of(job)
 for _, part in ipairs({'', ':frames', ':done', ':attempts', ':warnings', ':events', ':previews', ':leases'}) do
   redis.call('DEL', key(id, part))
 end
 redis.call('ZREM', P .. 'jobs', id)
 redis.call('ZREM', P .. 'jobs:of:' .. job.tenant, id)
+if batch then redis.call('ZREM', batch, id) end
 redis.call('SREM', P .. 'jobs:ended', id)
 redis.call('ZADD', P .. 'jobs:deleted', now_ms(), id)
 publish(id)

@@ -25,6 +25,9 @@ Keys, all under `riffarm:`
     jobs              sorted set: all ids by time of creation; jobs:of:{tenant} a tenant's; jobs:queued not yet begun
     jobs:active       set: ids that must still end; jobs:running those begun; jobs:ended those not yet announced
     jobs:expiring     sorted set: ids by the time until which they must have begun; jobs:deleted by time of deletion
+    jobs:live:{tenant}, jobs:batch:{tenant}:{batch}  sorted sets: as jobs:of:{tenant}, those that must still end; a batch's
+    idempotency:{key}  hash: what an idempotency key stands for; gone after a day
+    jobs:deadlines    sorted set: ids by the time at which they are canceled if they have not ended
     queue:{queue}:{class}           list: tenants with work there, in turn
     queue:{queue}:{class}:{tenant}  sorted set: jobs with work there by what remains; …:age by time of creation
     turns             hash: queue → looks into it; a queue:{queue}:{class}:{tenant} → looks there
@@ -40,11 +43,12 @@ import re
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast
 
-from shared.contracts import TERMINAL, Stage, Status
+from shared.contracts import TERMINAL, JobType, Stage, Status
 from shared.errors import LeaseLostError, NotFoundError
 from shared.job_events import Event, EventKind, event_from_entry
 from shared.redis_connection import reachable, redis_from_url
@@ -65,7 +69,40 @@ _COUNTERS: Final = (
     "runs",
 )
 _MOVES_FILE: Final = Path(__file__).with_name("job_moves.lua")
-_AT_ONCE: Final = 1_000
+MAX_LOOKS: Final = 100_000
+"""Jobs that one page of a list looks at: those that are wanted may be rare."""
+_LOOKS_AT_ONCE: Final = 2_000
+"""Of these so many in one move: nobody waits for Redis longer than some milliseconds."""
+
+
+class Accepted(NamedTuple):
+    """How a new job stands: its place among those that nobody has begun (None: begun, or there before), and the queues
+    that need a ticket."""
+
+    queue_position: int | None
+    queues: list[str]
+
+
+class Found(NamedTuple):
+    """What a look through a listing gave: ids, newest first, and the id that it came to; None at the listing's end."""
+
+    ids: list[str]
+    last_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs of a tenant are looked for; all when nothing is said.
+
+    after_ms, before_ms: created between these, in milliseconds since 1970, neither included.
+    """
+
+    status: Status | None = None
+    type: JobType | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    batch_id: str | None = None
+    after_ms: float = float("-inf")
+    before_ms: float = float("inf")
 
 
 class Attempt(NamedTuple):
@@ -151,12 +188,36 @@ def created_ms_from_job_id(job_id: str) -> int:
     return int(job_id[4:16], 16)
 
 
+def new_fields() -> dict[str, str]:
+    """What `JobStore.read` says of a job that nobody has begun, beside what it was recorded with."""
+    return dict.fromkeys(_COUNTERS, "0") | {"status": "queued", "stage": "", "frames_done": "0"}
+
+
 @cache
 def moves() -> dict[str, str]:
     """The moves by name, each a whole script."""
     prelude, *parts = _MOVES_FILE.read_text(encoding="utf-8").split("\n--@ ")
     named = (part.partition("\n") for part in parts)
     return {name: f"{prelude}\n{body}" for name, _, body in named}
+
+
+def _created(job_id: str, fields: Mapping[str, str | int | float]) -> list[str | int | float]:
+    """What `create` is told."""
+    job_key(job_id)
+    return [job_id, *(part for pair in ({"id": job_id, "status": "queued", **fields}).items() for part in pair)]
+
+
+def _accepted(answer: Sequence[Any]) -> Accepted:
+    position, *queues = answer
+    return Accepted(int(position) or None, queues)
+
+
+def _listing(tenant: str, wanted: Wanted) -> str:
+    """The shortest list that has all jobs wanted."""
+    if wanted.batch_id is not None:
+        return f"{PREFIX}jobs:batch:{tenant}:{wanted.batch_id}"
+    is_live = wanted.status is not None and wanted.status not in TERMINAL
+    return f"{PREFIX}jobs:live:{tenant}" if is_live else f"{PREFIX}jobs:of:{tenant}"
 
 
 class JobStore:
@@ -183,9 +244,20 @@ class JobStore:
 
     def create(self, job_id: str, fields: Mapping[str, str | int | float]) -> list[str]:
         """Record a new job and list its first work; the queues that need a ticket. One that is there stays as it is."""
-        job_key(job_id)
-        pairs = [part for pair in ({"id": job_id, "status": "queued", **fields}).items() for part in pair]
-        return cast("list[str]", self.move("create", job_id, *pairs))
+        return self.accept(job_id, fields).queues
+
+    def accept(self, job_id: str, fields: Mapping[str, str | int | float]) -> Accepted:
+        """As `create`; the job's place in the queue too."""
+        return _accepted(self.move("create", *_created(job_id, fields)))
+
+    def accept_many(self, jobs: Mapping[str, Mapping[str, str | int | float]]) -> dict[str, Accepted | None]:
+        """As `accept` for many jobs in one round trip; by id, None for those that Redis did not take."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id, fields in jobs.items():
+                self._scripts["create"](args=_created(job_id, fields), client=pipe)
+            answers = pipe.execute(raise_on_error=False)
+        found = zip(jobs, answers, strict=True)
+        return {job_id: None if isinstance(one, Exception) else _accepted(one) for job_id, one in found}
 
     def restore(
         self,
@@ -395,12 +467,43 @@ class JobStore:
         with reachable():
             return cast("Status | None", self.redis.hget(job_key(job_id), "status"))
 
-    def ids_before(self, created_ms: float, job_id: str, limit: int, tenant: str | None = None) -> list[str]:
-        """Up to `limit` ids older than the named job, newest first; of one tenant, or of all."""
-        listing = f"{PREFIX}jobs" if tenant is None else f"{PREFIX}jobs:of:{tenant}"
-        with reachable():
-            ids = self.redis.zrevrangebyscore(listing, created_ms, "-inf", start=0, num=limit + 64)
-        return [one for one in cast("list[str]", ids) if one < job_id][:limit]
+    def ids_before(self, created_ms: float, job_id: str, limit: int) -> list[str]:
+        """Up to `limit` ids older than the named job, newest first, of all tenants."""
+        start, older = 0, list[str]()
+        while not older:
+            with reachable():
+                ids = self.redis.zrevrangebyscore(f"{PREFIX}jobs", created_ms, "-inf", start=start, num=limit)
+            older = [one for one in cast("list[str]", ids) if one < job_id]
+            # Of a large batch many were created in the same millisecond.
+            start += limit
+            if not ids:
+                break
+        return older
+
+    def find(self, tenant: str, wanted: Wanted, before_id: str | None, limit: int) -> Found:
+        """Up to `limit` of a tenant's jobs older than the named one, newest first.
+
+        Looks at no more than MAX_LOOKS jobs: where those wanted are rare there may be fewer than `limit`, even none,
+        and more to come.
+        """
+        newest_ms = float("inf") if before_id is None else created_ms_from_job_id(before_id)
+        newest: str | float = f"({wanted.before_ms}" if wanted.before_ms <= newest_ms else newest_ms
+        bounds = (newest, f"({wanted.after_ms}")
+        filters = (wanted.status or "", wanted.type or "", json.dumps(dict(wanted.labels)))
+        ids: list[str] = []
+        last_id = before_id or "~"
+        for _ in range(MAX_LOOKS // _LOOKS_AT_ONCE):
+            last, *some = self.move(
+                "find", _listing(tenant, wanted), *bounds, last_id, limit - len(ids), _LOOKS_AT_ONCE, *filters
+            )
+            ids += some
+            if not last:
+                return Found(ids, None)
+            last_id = last
+            if len(ids) == limit:
+                break
+            bounds = (created_ms_from_job_id(last_id), bounds[1])
+        return Found(ids, last_id)
 
     def frames(self, job_id: str, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Of these frames the finished ones, and how each was made."""

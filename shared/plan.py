@@ -19,15 +19,15 @@ from shared.contracts import (
     DEFAULT_SAMPLER,
     DEFAULT_STEPS,
     MAX_SEED,
+    ClipEnd,
     ClipRequest,
     ConvertRequest,
-    Keyframe,
     RemixRequest,
     TrackRequest,
 )
 from shared.frames import Frame, FrameEnd, Noise, frame_hash
 from shared.spectrogram_params import FRAME_COLUMNS, SpectrogramParams
-from shared.walk import Walk
+from shared.walk import Standpoint, Walk
 
 LEAST_BATCH_FRAMES: Final = 4
 MOST_BATCH_FRAMES: Final = 16
@@ -276,14 +276,10 @@ class Plan:
 
     @cached_property
     def walk(self) -> Walk:
-        """The walk of the first part; a clip's other parts begin at other seeds."""
-        return self._walk(0)
-
-    def _walk(self, part: int) -> Walk:
+        """The walk from keyframe to keyframe; a clip has none (TypeError)."""
         request = self.request
         if isinstance(request, ClipRequest):
-            end = self._end(request, request.denoising_strength)
-            return Walk((0,), (end,), (((request.seed or 0) + part) % (MAX_SEED + 1),), self.part_frames)
+            raise TypeError("a clip stands where it is")
         return Walk(
             [self._place(keyframe.at_s or 0.0) for keyframe in request.keyframes],
             [self._end(one, value_or(one.denoising_strength, request.denoising_strength)) for one in request.keyframes],
@@ -293,11 +289,21 @@ class Plan:
             request.alpha_curve,
         )
 
+    def _standpoint(self, request: ClipRequest, part: int) -> Standpoint:
+        """Where a variation stands; each begins at other seeds."""
+        start = end = self._end(request, request.denoising_strength)
+        seeds = [request.seed or 0] * 2
+        if request.end is not None:
+            end = self._end(request.end, value_or(request.end.denoising_strength, request.denoising_strength))
+            seeds[1] = request.end.seed or 0
+        first, last = ((seed + part) % (MAX_SEED + 1) for seed in seeds)
+        return Standpoint(start, end, (first, last), request.alpha)
+
     def _place(self, at_s: float) -> int:
         """The frame that begins nearest."""
         return min(round(at_s * self.params.columns_per_s / self.frame_length), self.part_frames - 1)
 
-    def _end(self, said: ClipRequest | Keyframe, strength: float) -> FrameEnd:
+    def _end(self, said: ClipRequest | ClipEnd, strength: float) -> FrameEnd:
         # Without a picture there is nothing to keep: one hash for all strengths.
         has_picture = isinstance(self.request, RemixRequest) or self.request.seed_image is not None
         return FrameEnd(
@@ -312,13 +318,13 @@ class Plan:
         if index >= self.base_frames:
             return self._joint_frame(self.joint(index))
         part, frame = divmod(index, self.part_frames)
-        walk = self._walk(part) if part else self.walk
-        start, end, alpha = walk.ends_at(frame)
-        seed_image, noise = self.sources.seed_image_sha256, walk.noise_at(frame)
+        way = self._standpoint(self.request, part) if isinstance(self.request, ClipRequest) else self.walk
+        start, end, alpha = way.ends_at(frame)
+        seed_image, noise = self.sources.seed_image_sha256, way.noise_at(frame)
         if isinstance(self.request, RemixRequest):
             column, samples = self.window_column(frame), self.source_samples
             seed_image = f"{self.sources.source_sha256}:{samples.start}-{samples.stop}:{column}"
-            noise = walk.shared_noise_at(frame, column)
+            noise = self.walk.shared_noise_at(frame, column)
         return self._frame(start, end, alpha, noise, seed_image, self.sources.mask_image_sha256)
 
     def _frame(

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import TypeVar
 
 from shared.contracts import (
     DEFAULT_GUIDANCE,
     DEFAULT_SAMPLER,
     DEFAULT_STEPS,
+    ClipEnd,
     ClipRequest,
     RemixRequest,
     TrackRequest,
 )
 from shared.errors import FieldError, InvalidRequestError
 from shared.plan import Plan, RenderRequest, Sources, value_or
+
+End = TypeVar("End", bound=ClipEnd)
 
 
 def resolve(request: RenderRequest, sources: Sources, draw_seed: Callable[[], int]) -> RenderRequest:
@@ -32,20 +36,27 @@ def resolve(request: RenderRequest, sources: Sources, draw_seed: Callable[[], in
         chosen["end_s"] = sources.source_s if request.end_s is None else request.end_s
     request = request.model_copy(update=chosen)
     if isinstance(request, ClipRequest):
-        return request.model_copy(update={"seed": draw_seed() if request.seed is None else request.seed})
+        seed = draw_seed() if request.seed is None else request.seed
+        return request.model_copy(
+            update={"seed": seed, "end": request.end and _settled(request.end, request, draw_seed)}
+        )
     times = _keyframe_times(request, Plan(request, sources))
     keyframes = [
-        keyframe.model_copy(
-            update={
-                "seed": draw_seed() if keyframe.seed is None else keyframe.seed,
-                "guidance_scale": keyframe.guidance_scale or request.guidance_scale,
-                "denoising_strength": value_or(keyframe.denoising_strength, request.denoising_strength),
-                "at_s": at_s,
-            }
-        )
+        _settled(keyframe, request, draw_seed).model_copy(update={"at_s": at_s})
         for keyframe, at_s in zip(request.keyframes, times, strict=True)
     ]
     return request.model_copy(update={"keyframes": keyframes})
+
+
+def _settled(end: End, request: RenderRequest, draw_seed: Callable[[], int]) -> End:
+    """A clip's end or a keyframe with what it leaves to the job, and a seed."""
+    return end.model_copy(
+        update={
+            "seed": draw_seed() if end.seed is None else end.seed,
+            "guidance_scale": end.guidance_scale or request.guidance_scale,
+            "denoising_strength": value_or(end.denoising_strength, request.denoising_strength),
+        }
+    )
 
 
 def _keyframe_times(request: TrackRequest | RemixRequest, plan: Plan) -> list[float]:

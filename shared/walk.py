@@ -106,6 +106,29 @@ class Walk:
         return Span(index % (last + 1), following % (last + 1), alpha, stop - start, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Standpoint:
+    """Where a clip stands, `alpha` of the way from one end to another: from frame to frame its noise alone goes on."""
+
+    start: FrameEnd
+    end: FrameEnd
+    seeds: tuple[int, int]
+    alpha: float
+
+    def ends_at(self, frame: int) -> tuple[FrameEnd, FrameEnd | None, float]:
+        """As `Walk.ends_at`; the same for every frame."""
+        if self.alpha in (0, 1) or self.start == self.end:
+            return (self.end if self.alpha == 1 else self.start), None, 0.0
+        return self.start, self.end, self.alpha
+
+    def noise_at(self, frame: int) -> Noise:
+        """The frame's noise, on the path from the first seed by way of the second, NOISE_STEP a frame."""
+        first, last = self.seeds
+        if first == last:
+            return _on_path(first, frame * NOISE_STEP, 1)
+        return _on_path(first, self.alpha + frame * NOISE_STEP, 1, 1, last)
+
+
 def _on_path(first: int, position: float, way: int, turns: int | None = None, last: int = 0) -> Noise:
     """The noise this many quarter turns along; the path ends at `last` after `turns` of them, or never."""
 

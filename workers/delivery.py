@@ -209,7 +209,8 @@ def _tags(plan: Plan, part: int) -> Tags:
     """What a file says of how it was made; the same for the same sound, so no job and no date."""
     request = plan.request
     if isinstance(request, ClipRequest):
-        prompts, seeds = [request.prompt], [plan.frame(part * plan.part_frames).noise.seed]
+        prompts = [request.prompt, request.end.prompt] if request.end else [request.prompt]
+        seeds = [plan.frame(part * plan.part_frames).noise.seed]
     else:
         prompts, seeds = [one.prompt for one in request.keyframes], [one.seed or 0 for one in request.keyframes]
     title = " → ".join(dict.fromkeys(prompts))

@@ -152,6 +152,8 @@ class _Pass:
         fields = manifest | progress.fields | fields | {"runs": runs}
         if progress.frames or runs:
             fields.pop("expires_ms", None)
+        if runs:
+            fields.pop("cancel_ms", None)
         queues = self._jobs.restore(job_id, fields, progress.frames, progress.batches)
         if queues is None or self._is_taken_back(job_id):
             return False

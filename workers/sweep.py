@@ -68,6 +68,7 @@ class Sweep:
             "given_back": self._give_back_overdue,
             "mended": self._mend,
             "expired": self._expire,
+            "canceled": self._cancel_late,
             "announced": self._announce,
             "removed": self._remove_remains,
             "stuck": self._find_stuck,
@@ -193,6 +194,17 @@ class Sweep:
             return True
 
         return self._each(self._until("jobs:expiring", self._farm.now_ms()), expire)
+
+    def _cancel_late(self, fence: str) -> int:
+        """Cancel what was to have ended by now."""
+
+        def cancel(job_id: str) -> bool:
+            if not self._jobs.finish(job_id, "canceled"):
+                return False
+            follow_up_end(job_id, self._jobs, self._objects, self._dispatcher)
+            return True
+
+        return self._each(self._until("jobs:deadlines", self._farm.now_ms()), cancel)
 
     def _announce(self, fence: str) -> int:
         before_ms = self._farm.now_ms() - 1_000 * _NEWS_AFTER_S

@@ -25,7 +25,9 @@ from workers.storage_pass import StoragePass
 from workers.sweep import Sweep
 
 RENDER = "render.riffarm-mini"
-NOTHING = dict.fromkeys(("recovered", "removed", "given_back", "mended", "expired", "announced", "stuck", "tickets"), 0)
+NOTHING = dict.fromkeys(
+    ("recovered", "removed", "given_back", "mended", "expired", "canceled", "announced", "stuck", "tickets"), 0
+)
 
 
 class Bench:
@@ -216,6 +218,20 @@ def test_a_job_that_was_not_begun_in_time_fails_with_the_reason(bench: Bench) ->
     assert (error["code"], error["retryable"]) == ("expired", True)
     assert json.loads(bench.objects.get(job_result_key(late)))["status"] == "failed"
     assert (bench.status(begun), bench.status(early)) == ("queued", "queued")
+
+
+def test_a_job_that_has_not_ended_in_time_is_canceled(bench: Bench) -> None:
+    """Whether it was begun or not; one that has time left goes on, and one that is retried has no such limit."""
+    late, begun, early = (bench.submit(seed=seed, cancel_after_s=60) for seed in (1, 2, 3))
+    for job_id in (late, begun):
+        bench.redis.zadd("riffarm:jobs:deadlines", {job_id: 1})
+    bench.redis.hset(job_key(begun), "started_ms", 1)
+    assert bench.swept()["canceled"] == 2
+    assert json.loads(bench.objects.get(job_result_key(late)))["status"] == "canceled"
+    assert [bench.status(one) for one in (late, begun, early)] == ["canceled", "canceled", "queued"]
+    assert bench.redis.zrange("riffarm:jobs:deadlines", 0, -1) == [early]
+    bench.jobs.retry(late)
+    assert bench.redis.zrange("riffarm:jobs:deadlines", 0, -1) == [early]
 
 
 def test_an_end_without_its_news_is_told(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts import ClipRequest, Keyframe, PowerCurve, RemixRequest, TrackRequest
+from shared.contracts import ClipEnd, ClipRequest, Keyframe, PowerCurve, RemixRequest, TrackRequest
 from shared.errors import InvalidRequestError
 from shared.frames import frame_hash
 from shared.plan import CHUNK_FRAMES, MOST_BATCH_FRAMES, REPAINT_STRENGTH, Plan, Sources
@@ -128,6 +128,33 @@ def test_variations_differ_and_long_clips_move() -> None:
     plan = Plan(ClipRequest(prompt="a", seed=2**32 - 1, variations=3, duration_s=15.36), SOURCES)
     assert len({frame_hash(plan.frame(index)) for index in range(9)}) == 9
     assert [plan.frame(3 * part).noise.seed for part in range(3)] == [2**32 - 1, 0, 1]
+
+
+def between(alpha: float, seed: int = 9, **fields: object) -> Plan:
+    request = ClipRequest(prompt="a", seed=3, end=ClipEnd(prompt="b", seed=seed), alpha=alpha, **fields)  # type: ignore[arg-type]
+    return Plan(resolve(request, SOURCES, lambda: 7), SOURCES)
+
+
+def test_a_clip_between_two_prompts_is_the_frame_that_a_track_has_there() -> None:
+    """At 0 and 1 it is a clip of one prompt, and half way what lies half way between two keyframes."""
+    plain = [
+        Plan(resolve(ClipRequest(prompt=prompt, seed=seed), SOURCES, lambda: 7), SOURCES)
+        for prompt, seed in (("a", 3), ("b", 9))
+    ]
+    assert frame_hash(between(0.0).frame(0)) == frame_hash(plain[0].frame(0))
+    assert frame_hash(between(1.0).frame(0)) == frame_hash(plain[1].frame(0))
+    keyframes = [Keyframe(prompt="a", seed=3), Keyframe(prompt="b", seed=9)]
+    walked = Plan(resolve(TrackRequest(duration_s=15.36, keyframes=keyframes), SOURCES, lambda: 7), SOURCES)
+    assert frame_hash(between(0.5).frame(0)) == frame_hash(walked.frame(1))
+
+
+def test_between_two_prompts_a_long_clip_moves_and_variations_differ() -> None:
+    """The prompts stay where they are, the noise goes on; also where both seeds are the same."""
+    for seed in (9, 3):
+        plan = between(0.25, seed, variations=2, duration_s=25.6)
+        frames = [plan.frame(index) for index in range(10)]
+        assert len({frame_hash(frame) for frame in frames}) == 10
+        assert {frame.alpha for frame in frames} == {0.25}
 
 
 @given(
