@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, BinaryIO, Final
 
 from fastapi import APIRouter, File, UploadFile
 from fastapi.responses import FileResponse
@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from api.access import Reading, Submitting
 from api.guard import UPLOADS_PATH
+from api.intake import Jobs
 from api.problems import responses
 from shared.audio_source import NotAudioError, open_audio
 from shared.catalogue import UPLOAD_PREFIX, seed_images
@@ -54,9 +55,17 @@ router = APIRouter(tags=["uploads and catalogue"])
 )
 def upload(farm: Submitting, content: Annotated[UploadFile, File(description=_TAKEN)]) -> Upload:
     """Keep a spectrogram picture, a mask or a sound to use in jobs. The same file twice is kept once."""
+    return keep_upload(farm, content.file)
+
+
+def keep_upload(farm: Jobs, content: BinaryIO) -> ImageUpload | AudioUpload:
+    """Check a file by decoding it and keep it; what is known of it.
+
+    Raises InvalidRequestError for one that is damaged or too large, HTTPException (415) for other kinds of content.
+    """
     # The decoders want a file with a name; a long sound has no place in memory.
     with tempfile.NamedTemporaryFile(prefix="riffarm-") as file:
-        shutil.copyfileobj(content.file, file)
+        shutil.copyfileobj(content, file)
         file.flush()
         path = Path(file.name)
         checked = _checked_image(path) or _checked_audio(path)

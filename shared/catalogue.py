@@ -30,6 +30,20 @@ _SAFETENSORS: Final = ".safetensors"
 _PICKLES: Final = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 _CLOSED: Final = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+SEED_IMAGE_ALIASES: Final = {
+    "epic": "motorway",
+    "folksy": "marim",
+    "funk": "agile",
+    "hustle": "motorway",
+    "latin": "marim",
+    "lounge": "vibes",
+    "pressure": "motorway",
+    "rock": "og_beat",
+    "stomp": "og_beat",
+    "wild": "agile",
+}
+"""What else Riffusion's web app offers as a seed image, and the built-in one that is nearest in kind."""
+
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Text = Annotated[str, Strict(), StringConstraints(min_length=1, strip_whitespace=True)]
 

@@ -22,6 +22,10 @@ from urllib.parse import quote
 from shared.errors import ObjectNotFoundError, StorageUnavailableError
 
 MAX_KEY_LENGTH: Final = 512
+PIECE_BYTES: Final = 2**18
+"""How much of an object is read at once where it is passed on."""
+KEYS_PREFIX: Final = "keys/"
+"""Where the records of the gateway's keys are kept."""
 _TEMPORARY_PREFIX: Final = ".writing-"
 # A name never begins with a dot, so neither `..` nor a half-written file can be a key.
 _NAME: Final = r"[A-Za-z0-9_=+@,-][A-Za-z0-9_=+@,.-]{0,254}"
@@ -61,6 +65,11 @@ def job_manifest_key(job_id: str) -> str:
 def job_result_key(job_id: str, runs: int = 0) -> str:
     """Where a job's terminal state is kept: how it ended after it was retried `runs` times."""
     return f"jobs/{_name(job_id)}/result{f'-{runs}' if runs else ''}.json"
+
+
+def job_told_key(job_id: str, runs: int = 0) -> str:
+    """What says that the delivery of how a job ended, after it was retried `runs` times, is over."""
+    return f"jobs/{_name(job_id)}/told{f'-{runs}' if runs else ''}.json"
 
 
 def job_retry_key(job_id: str, runs: int) -> str:
@@ -108,6 +117,21 @@ def upload_key(sha256: str) -> str:
     return f"uploads/{_hash(sha256)[:2]}/{sha256}"
 
 
+def has_keys(object_store: ObjectStore) -> bool:
+    """Whether the gateway has any key of its own, be it one that lets nobody in any more: then keys are required."""
+    return next(object_store.keys(KEYS_PREFIX), None) is not None
+
+
+def webhook_secret_key(tenant: str) -> str:
+    """Where the secret is kept that signs a tenant's webhooks."""
+    return f"webhook-secrets/{_name(tenant)}.json"
+
+
+def key_record_key(key_id: str) -> str:
+    """Where the record of a gateway's key is kept."""
+    return f"{KEYS_PREFIX}{_name(key_id)}.json"
+
+
 def _name(name: str) -> str:
     if not _NAME_PATTERN.fullmatch(name):
         raise ValueError(f"{name[:80]!r} cannot be one name of a storage key: it has no '/', and no dot in front")
@@ -138,6 +162,9 @@ class ObjectStore(Protocol):
 
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises ObjectNotFoundError."""
+
+    def pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """The object's bytes from `start` to before `stop`, piece by piece. Raises ObjectNotFoundError at the first."""
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
@@ -185,6 +212,13 @@ class LocalDiskStore:
     def get(self, key: str) -> bytes:
         with self._reading(key) as file:
             return file.read()
+
+    def pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        with self._reading(key) as file:
+            file.seek(start)
+            while start < stop and (piece := file.read(min(PIECE_BYTES, stop - start))):
+                start += len(piece)
+                yield piece
 
     def exists(self, key: str) -> bool:
         with self._disk_errors():

@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from shared.errors import ObjectNotFoundError, StorageUnavailableError
-from shared.object_store import checked_key, content_disposition, folder_of
+from shared.object_store import PIECE_BYTES, checked_key, content_disposition, folder_of
 
 MAX_URL_EXPIRY_S: Final = 7 * 24 * 3600
 """The longest life S3 grants a presigned link."""
@@ -71,6 +71,14 @@ class S3Store:
         with self._s3_errors(key):
             data: bytes = self._client.get_object(**self._address(key))["Body"].read()
             return data
+
+    def pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        with self._s3_errors(key):
+            body = self._client.get_object(**self._address(key), Range=f"bytes={start}-{stop - 1}")["Body"]
+            try:
+                yield from body.iter_chunks(PIECE_BYTES)
+            finally:
+                body.close()
 
     def exists(self, key: str) -> bool:
         try:

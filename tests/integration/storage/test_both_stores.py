@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ObjectNotFoundError
-from shared.object_store import ObjectStore
+from shared.object_store import PIECE_BYTES, ObjectStore
 from shared.s3_store import S3Store
 from tests.integration.storage.stores import BAD_KEYS, calls
 
@@ -88,6 +88,18 @@ def test_a_large_file_comes_back_the_same(store: ObjectStore, tmp_path: Path) ->
         head = store._client.head_object(**store._address("jobs/j1/outputs/track.flac"))
         assert head["ETag"].strip('"').endswith("-3")
         assert head["ContentType"] == "audio/flac"
+
+
+def test_any_stretch_of_an_object_is_passed_on_piece_by_piece(store: ObjectStore) -> None:
+    """Never more than a piece at once, and exactly what was asked for."""
+    data = random.Random(1).randbytes(2 * PIECE_BYTES + 1_000)
+    store.put("jobs/j1/outputs/clip.wav", data)
+    for start, stop in ((0, len(data)), (5, 6), (PIECE_BYTES - 3, 2 * PIECE_BYTES + 7), (len(data) - 1, len(data))):
+        pieces = [*store.pieces("jobs/j1/outputs/clip.wav", start, stop)]
+        assert b"".join(pieces) == data[start:stop]
+        assert max(map(len, pieces)) <= PIECE_BYTES
+    with pytest.raises(ObjectNotFoundError):
+        next(store.pieces("jobs/j1/outputs/track.wav", 0, 1))
 
 
 def test_a_reader_never_sees_half_an_object(store: ObjectStore) -> None:
