@@ -1,6 +1,7 @@
 """Who may come in and do what: bearer keys with their tenant and scopes, or loopback alone where there are none.
 
-Leaves out what every request meets before that (`api.guard`).
+Owns the dependencies that routes take. Leaves out what every request meets before that (`api.guard`), what keys are
+(`api.keys`) and how a gateway knows them (`api.key_ring`).
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, get_args
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
 from api.intake import Jobs
+from api.key_ring import KeyRing
+from api.keys import Scope, key_id_from_text
 from shared.errors import AccessDeniedError, ForbiddenError
+from shared.object_store import ObjectStore
+from shared.redis_connection import async_redis_from_url
 from shared.settings import Settings
-
-Scope = Literal["submit", "read", "admin"]
 
 
 def is_loopback(host: str) -> bool:
@@ -27,6 +30,13 @@ def is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_of_loopback(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
     except ValueError:
         return False
 
@@ -47,35 +57,68 @@ OPERATOR: Final = Caller("default", frozenset(get_args(Scope)))
 """Whoever has the key of the settings, and everybody on a farm without keys."""
 
 
+class Access:
+    """The gateway's door."""
+
+    def __init__(self, settings: Settings, object_store: ObjectStore) -> None:
+        self._settings = settings
+        self._redis = async_redis_from_url(settings.redis_url)
+        self._keys = KeyRing(self._redis, object_store)
+
+    async def aclose(self) -> None:
+        """Let go of Redis."""
+        await self._redis.aclose()
+
+    async def caller(self, request: Request) -> Caller:
+        """Who asks. Raises AccessDeniedError; QueueUnavailableError and StorageUnavailableError when it cannot know."""
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        text = text.strip() if scheme.lower() == "bearer" else ""
+        if self._is_operators(text):
+            return OPERATOR
+        if caller := await self._caller_from_key(text):
+            return caller
+        if self._settings.gateway_key is not None or await self._keys.has_any():
+            raise AccessDeniedError
+        self._refuse_others(request)
+        return OPERATOR
+
+    def _is_operators(self, text: str) -> bool:
+        key = self._settings.gateway_key
+        return key is not None and hmac.compare_digest(text.encode(), key.get_secret_value().encode())
+
+    async def _caller_from_key(self, text: str) -> Caller | None:
+        key_id = key_id_from_text(text)
+        record = await self._keys.record(key_id) if key_id else None
+        if record is None or not record.is_of(text):
+            return None
+        if record.state != "active":
+            # Only who has the key hears that.
+            raise AccessDeniedError(f"This key is {record.state}.")
+        return Caller(record.tenant, frozenset(record.scopes), record.id)
+
+    def _refuse_others(self, request: Request) -> None:
+        """A farm without a key serves this machine alone, and no page of another site in a browser on it."""
+        # Any page can send a form to us, or point its own name at us.
+        origin, host = request.headers.get("origin"), request.headers.get("host", "")
+        names_us = _is_of_loopback(f"//{host}") and (not origin or _is_of_loopback(origin))
+        if not names_us or not is_loopback(self._settings.host):
+            raise AccessDeniedError(
+                "A farm without a key serves its own machine alone; make a key with: riffarm keys create"
+            )
+
+
 async def admitted(request: Request, scope: Scope) -> Caller:
     """Whoever asks, if it may do what the scope says; kept as `request.state.caller`.
 
-    Raises AccessDeniedError without a valid key, ForbiddenError when the key lacks the scope.
+    Raises AccessDeniedError without a valid key, ForbiddenError when the key lacks the scope, QueueUnavailableError and
+    StorageUnavailableError when it cannot be known.
     """
-    caller = _caller(request)
+    access: Access = request.app.state.access
+    caller: Caller = getattr(request.state, "caller", None) or await access.caller(request)
+    request.state.caller = caller
     if scope not in caller.scopes:
         raise ForbiddenError(f"This key lacks the scope '{scope}'.")
-    request.state.caller = caller
     return caller
-
-
-def _caller(request: Request) -> Caller:
-    settings: Settings = request.app.state.settings
-    if settings.gateway_key is None:
-        _refuse_other_sites(request)
-        return OPERATOR
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    wanted = settings.gateway_key.get_secret_value().encode()
-    if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), wanted):
-        raise AccessDeniedError
-    return OPERATOR
-
-
-def _refuse_other_sites(request: Request) -> None:
-    # Any page in a browser on this machine can send a form to us; only our own may.
-    origin = request.headers.get("origin")
-    if origin and not is_loopback(urlsplit(origin).hostname or ""):
-        raise AccessDeniedError("Pages of other sites may not use a farm without a key; set RIFFARM_GATEWAY_KEY.")
 
 
 def _as_seen_by(scope: Scope) -> Callable[[Request], Awaitable[Jobs]]:

@@ -20,6 +20,7 @@ from rich.console import Console
 from api.client import Client, FarmError
 from api.display import frame_table, job_table, queue_table, worker_table
 from api.farm_report import WorkerReport
+from api.keys_cli import commands as keys_commands
 from api.render import AsJson, Url, console
 from api.render import commands as render_commands
 from shared.contracts import Job, Status
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(render_commands)
+app.add_typer(keys_commands, name="keys")
 workers = typer.Typer(help="Drain workers, and let benched ones work again.", no_args_is_help=True)
 app.add_typer(workers, name="workers")
 

@@ -15,19 +15,19 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_swagger import patch_fastapi
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from api import control, events, farm, jobs, uploads
-from api.access import is_loopback
+from api.access import Access, is_loopback
 from api.event_reader import EventReader
 from api.guard import RequestGuard
 from api.intake import Jobs
 from api.problems import ProblemDocument, install_problems
 from shared.catalogue import models
 from shared.dispatch import Dispatcher, celery_app
+from shared.errors import StorageUnavailableError
 from shared.job_store import JobStore
 from shared.logs import configure_logs
-from shared.object_store import object_store_from_url
+from shared.object_store import has_keys, object_store_from_url
 from shared.settings import Settings, settings_from_environment
 
 
@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with EventReader(settings.redis_url) as app.state.event_reader:
             yield
+        await app.state.access.aclose()
         job_store.redis.close()
         celery.close()
 
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings = settings
+    app.state.access = Access(settings, object_store)
     app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))
     install_problems(app)
     app.include_router(jobs.router)
@@ -69,9 +71,6 @@ def create_app(settings: Settings) -> FastAPI:
     patch_fastapi(app, docs_url="/docs")
     _document_problems(app)
     app.add_middleware(RequestGuard, settings=settings)
-    if settings.gateway_key is None:
-        # Without a key only this machine may ask, also not by a web page that points its own name at us.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", settings.host])
     return app
 
 
@@ -100,12 +99,25 @@ class GatewayServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _require_a_key(settings: Settings) -> None:
+    """End the process unless there is a key that strangers would need."""
+    try:
+        is_locked = has_keys(object_store_from_url(settings.storage_url, settings.s3_endpoint_url))
+    except (StorageUnavailableError, ValueError) as error:
+        sys.exit(f"riffarm: whether there are keys cannot be known: {error}")
+    if not is_locked:
+        sys.exit(
+            f"riffarm: refusing to listen on {settings.host} without a key; "
+            "set RIFFARM_GATEWAY_KEY, or make one with: riffarm keys create"
+        )
+
+
 def main() -> None:
     """Serve until told to stop."""
     settings = settings_from_environment()
     configure_logs(settings.log_format, "gateway")
     if settings.gateway_key is None and not is_loopback(settings.host):
-        sys.exit(f"riffarm: refusing to listen on {settings.host} without a key; set RIFFARM_GATEWAY_KEY")
+        _require_a_key(settings)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Final
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
@@ -25,6 +27,19 @@ def redis_from_url(url: str) -> redis.Redis:
         socket_keepalive=True,
         health_check_interval=10,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
+    )
+
+
+def async_redis_from_url(url: str) -> redis.asyncio.Redis:
+    """The same for asyncio. Its questions are small and many wait for each: it gives up sooner."""
+    return redis.asyncio.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=5,
+        socket_connect_timeout=3,
+        socket_keepalive=True,
+        health_check_interval=10,
+        retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1),
     )
 
 

@@ -15,9 +15,9 @@ def test_with_a_key_only_the_key_gets_in(settings: Settings) -> None:
     keyed = Settings.model_validate({**settings.model_dump(), "gateway_key": KEY, "secret": SECRET})
     with TestClient(create_app(keyed)) as gateway:
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}):
-            answer = gateway.get("/v1/jobs", headers=header)
+            answer = gateway.get("/v1/models", headers=header)
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-        assert gateway.get("/v1/jobs", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+        assert gateway.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
         assert gateway.get("/health").status_code == 200
 
 
@@ -33,9 +33,19 @@ def test_what_changes_a_job_needs_the_key_and_our_own_pages(gateway: TestClient,
 
 
 def test_without_a_key_other_host_names_are_refused(settings: Settings) -> None:
-    """A web page that points its own name at this machine gets nothing."""
-    with TestClient(create_app(settings), base_url="http://evil.example") as gateway:
-        assert gateway.get("/v1/jobs").status_code == 400
+    """A web page that points its own name at this machine gets nothing; this machine's own names do."""
+    with TestClient(create_app(settings)) as gateway:
+        for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1", "", "[::1"):
+            assert gateway.get("/v1/models", headers={"Host": host}).status_code == 401
+        for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "127.1.2.3", "[::1]:8000"):
+            assert gateway.get("/v1/models", headers={"Host": host}).status_code == 200
+
+
+def test_without_a_key_nobody_is_let_in_from_elsewhere(settings: Settings) -> None:
+    """A gateway that listens everywhere since there were keys serves nobody once they are gone."""
+    everywhere = settings.model_copy(update={"host": "0.0.0.0"})
+    with TestClient(create_app(everywhere), base_url="http://localhost") as gateway:
+        assert gateway.get("/v1/models").status_code == 401
 
 
 def test_outputs_need_a_fresh_and_untouched_signature(gateway: TestClient) -> None:
@@ -54,4 +64,4 @@ def test_a_request_id_is_kept_or_made(gateway: TestClient) -> None:
 def test_pages_of_other_sites_may_not_use_a_farm_without_a_key(gateway: TestClient) -> None:
     """A form in a browser needs no permission to be sent, so its origin is looked at."""
     for origin, status in (("https://evil.example", 401), ("null", 401), ("http://127.0.0.1:8000", 200)):
-        assert gateway.get("/v1/jobs", headers={"Origin": origin}).status_code == status
+        assert gateway.get("/v1/models", headers={"Origin": origin}).status_code == status

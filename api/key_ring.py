@@ -1,0 +1,121 @@
+"""What a gateway knows of keys: Redis' copies of their records, and storage where Redis has none.
+
+Each request asks Redis, so a key that is revoked stops working on every gateway at once. A copy that is missing is read
+from storage, so a Redis that lost its data lets the same keys in as before; one that is a minute old is compared with
+storage while it serves, so a Redis that was set back to an older state, or missed a change, mends itself. What storage
+does not have is remembered for some seconds, and few are looked for at a time: who guesses keys does not keep storage
+busy. Leaves out what a key may do (`api.access`) and changing keys (`api.keys`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import redis.asyncio
+import structlog
+from fastapi.concurrency import run_in_threadpool
+from pydantic import ValidationError
+
+from api.keys import ANY_KEYS, KEPT_S, KeyRecord, redis_key
+from api.together import Together
+from shared.errors import ObjectNotFoundError, QueueUnavailableError
+from shared.object_store import ObjectStore, has_keys, key_record_key
+from shared.redis_connection import reachable
+
+log = structlog.get_logger()
+FRESH_S: Final = 60
+"""A copy that is older is compared with storage."""
+_UNKNOWN: Final = ""
+_UNKNOWN_S: Final = 10
+_LOOKUPS_AT_A_TIME: Final = 8
+# Writes a copy unless it was changed since it was read: who revoked the key meanwhile has the last word.
+_KEEP: Final = """
+local now = redis.call('GET', KEYS[1])
+if (now or '') ~= ARGV[1] then return now end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+return ARGV[2]
+"""
+
+
+class KeyRing:
+    """Knows keys by their ids. Raises QueueUnavailableError or StorageUnavailableError when it cannot know."""
+
+    def __init__(self, client: redis.asyncio.Redis, object_store: ObjectStore) -> None:
+        self._redis = client
+        self._objects = object_store
+        self._copies = Together(self._read_copies)
+        self._keep = client.register_script(_KEEP)
+        self._lookups: dict[str, asyncio.Task[str]] = {}
+        self._turns = asyncio.Semaphore(_LOOKUPS_AT_A_TIME)
+
+    async def record(self, key_id: str) -> KeyRecord | None:
+        """What is kept of a key; None when there is no such key."""
+        text = await self._known(redis_key(key_id))
+        return _record(text) if text else None
+
+    async def has_any(self) -> bool:
+        """Whether there is any key, be it one that lets nobody in any more."""
+        return await self._known(ANY_KEYS) != "none"
+
+    async def _known(self, key: str) -> str:
+        text, seconds_left = await self._copies(key)
+        if text is None:
+            return await asyncio.shield(self._lookup(key, _UNKNOWN))
+        if text != _UNKNOWN and seconds_left < KEPT_S - FRESH_S:
+            self._lookup(key, text)
+        return text
+
+    async def _read_copies(self, wanted: Mapping[str, int]) -> dict[str, list[tuple[str | None, int]]]:
+        with reachable():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for key in wanted:
+                    pipe.get(key)
+                    pipe.ttl(key)
+                answers: list[Any] = await pipe.execute()
+        copies = zip(answers[::2], answers[1::2], strict=True)
+        return {key: [copy] * count for (key, count), copy in zip(wanted.items(), copies, strict=True)}
+
+    def _lookup(self, key: str, before: str) -> asyncio.Task[str]:
+        """Ask storage, and have Redis know; once for all who want it."""
+        task = self._lookups.get(key)
+        if task is None:
+            task = self._lookups[key] = asyncio.create_task(self._looked_up(key, before))
+            task.add_done_callback(lambda done: self._end_lookup(key, done))
+        return task
+
+    def _end_lookup(self, key: str, task: asyncio.Task[str]) -> None:
+        del self._lookups[key]
+        if not task.cancelled() and (error := task.exception()):
+            # Who waits for it hears of it too; behind a copy that serves nobody does.
+            log.warning("a key cannot be compared with storage", error=str(error))
+
+    async def _looked_up(self, key: str, before: str) -> str:
+        async with self._turns:
+            text = await run_in_threadpool(self._stored, key)
+        try:
+            with reachable():
+                kept = await self._keep(keys=[key], args=[before, text, KEPT_S if text else _UNKNOWN_S])
+                return str(kept or _UNKNOWN)
+        except QueueUnavailableError:
+            # It answered just now, so it is full: storage's word counts as it is.
+            return text
+
+    def _stored(self, key: str) -> str:
+        if key == ANY_KEYS:
+            return "some" if has_keys(self._objects) else "none"
+        key_id = key.removeprefix(redis_key(""))
+        try:
+            return KeyRecord.model_validate_json(self._objects.get(key_record_key(key_id))).model_dump_json()
+        except ObjectNotFoundError:
+            return _UNKNOWN
+        except ValidationError:
+            log.error("a key's record in storage cannot be read", key=key_id)  # noqa: TRY400 — it would tell the record
+            return _UNKNOWN
+
+
+@lru_cache(4_096)
+def _record(text: str) -> KeyRecord:
+    return KeyRecord.model_validate_json(text)
