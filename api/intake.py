@@ -10,24 +10,41 @@ import base64
 import binascii
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from api.planning import Planner
+from api.stamps import Stamp, new_stamp
 from shared.catalogue import ModelEntry
 from shared.contracts import TERMINAL, ConvertRequest, Job
 from shared.dispatch import Dispatcher, render_queue
 from shared.endings import follow_up_end, remove_job
-from shared.errors import FieldError, InvalidRequestError, NotFoundError, RiffarmError
-from shared.job_store import JobStore, created_ms_from_job_id, new_job_id
+from shared.errors import (
+    FieldError,
+    InvalidRequestError,
+    NotFoundError,
+    QueueUnavailableError,
+    RiffarmError,
+)
+from shared.job_store import Accepted, JobStore, Wanted, created_ms_from_job_id, is_job_id
 from shared.job_view import JobView
-from shared.object_store import ObjectStore, job_manifest_key, job_paused_key, job_result_key, job_retry_key
+from shared.object_store import ObjectStore, job_manifest_key, job_paused_key, job_prefix, job_result_key, job_retry_key
 from shared.plan import Conversion, Plan, ResolvedRequest
 from shared.settings import Settings
 
-_PAGE: Final = 200
+_WRITERS: Final = 16
+"""Manifests of a batch written at a time: each waits for the disk, or for S3."""
+
+
+class Draft(NamedTuple):
+    """A job that is planned and not yet recorded: its id, the fields it will have, what its client should read."""
+
+    id: str
+    fields: dict[str, Any]
+    warnings: Sequence[str] = ()
 
 
 class Jobs:
@@ -62,25 +79,88 @@ class Jobs:
         return self._planner.plan(request)
 
     def submit(self, request: ResolvedRequest) -> str:
-        """Record a job in storage, then in Redis, queue its first work; its id. All or nothing."""
-        plan = self.plan(request)
-        job_id = new_job_id()
-        fields = fields_of_plan(plan, created_ms_from_job_id(job_id), self.settings.job_window)
-        fields["tenant"] = self.tenant
-        self.job_store.check()
-        self.object_store.put(job_manifest_key(job_id), json.dumps({"id": job_id, **fields}).encode())
+        """As `accept`; the job's id."""
+        return self.accept(request).id
+
+    def accept(self, request: ResolvedRequest, stamp: Stamp | None = None) -> Job:
+        """Record a job in storage, then in Redis, queue its first work; the job as it then is. All or nothing."""
+        stamp = stamp or new_stamp()
+        if stamp.is_repeat and (job := self.recorded(stamp.job_id)):
+            return job
+        draft = self.draft(request, stamp, stamp.job_id)
+        self._put_manifest(draft)
         try:
-            queues = self.job_store.create(job_id, fields)
-            for sentence in plan.warnings:
-                self.job_store.warn(job_id, sentence)
+            accepted = self.job_store.accept(draft.id, draft.fields)
         except RiffarmError:
-            # The client is told that nothing was recorded, so nothing may stay.
-            for undo in (self._undo_record, self._undo_manifest):
-                with contextlib.suppress(RiffarmError):
-                    undo(job_id)
+            self._undo(draft.id)
             raise
-        self.dispatcher.send_tickets(queues)
-        return job_id
+        self.dispatcher.send_tickets(accepted.queues)
+        return self._told(draft, accepted)
+
+    def draft(self, request: ResolvedRequest, stamp: Stamp, job_id: str, batch_id: str | None = None) -> Draft:
+        """The job that a request makes, checked against what this farm has. Raises InvalidRequestError."""
+        plan = self.plan(request)
+        fields = fields_of_plan(plan, stamp.at_ms, self.settings.job_window) | {"tenant": self.tenant}
+        fields |= {name: said for name, said in (("origin", stamp.origin), ("batch_id", batch_id)) if said}
+        return Draft(job_id, fields, plan.warnings)
+
+    def accept_many(self, drafts: Sequence[Draft]) -> list[Job | RiffarmError]:
+        """As `accept` for many, each on its own: in their order the job, or what kept it away."""
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            errors = dict(zip((one.id for one in drafts), pool.map(self._manifest_error, drafts), strict=True))
+            kept = {one.id: one.fields for one in drafts if errors[one.id] is None}
+            created: dict[str, Accepted | None] = {}
+            error: RiffarmError = QueueUnavailableError()
+            try:
+                created = self.job_store.accept_many(kept)
+            except RiffarmError as found:
+                error = found
+            refused = [job_id for job_id in kept if created.get(job_id) is None]
+            list(pool.map(self._undo, refused))
+        errors |= dict.fromkeys(refused, error)
+        self.dispatcher.send_tickets([queue for one in created.values() if one for queue in one.queues])
+        return [errors[one.id] or self._told(one, created[one.id]) for one in drafts]
+
+    def recorded(self, job_id: str) -> Job | None:
+        """The job with this id, if a gateway that did not live to answer has recorded it; queued if it did not.
+
+        Raises QueueUnavailableError for one that is further than that and waits to be recovered.
+        """
+        with contextlib.suppress(NotFoundError):
+            return self.read(job_id)
+        keys = [*self.object_store.keys(job_prefix(job_id))]
+        if job_manifest_key(job_id) not in keys:
+            return None
+        if len(keys) > 1:
+            raise QueueUnavailableError("Redis is being recovered from storage; send the request again shortly.")
+        manifest = json.loads(self.object_store.get(job_manifest_key(job_id)))
+        self.dispatcher.send_tickets(self.job_store.create(job_id, manifest))
+        return self.read(job_id)
+
+    def _told(self, draft: Draft, accepted: Accepted | None) -> Job:
+        """The new job without asking for it; what it should be warned of is recorded."""
+        for sentence in draft.warnings:
+            # The client is told now; that it may be told again is not worth refusing the job.
+            with contextlib.suppress(RiffarmError):
+                self.job_store.warn(draft.id, sentence)
+        return self.view.new_job(draft.id, draft.fields, (accepted and accepted.queue_position) or 0, draft.warnings)
+
+    def _put_manifest(self, draft: Draft) -> None:
+        manifest = json.dumps({"id": draft.id, **draft.fields}).encode()
+        self.object_store.put(job_manifest_key(draft.id), manifest, "application/json")
+
+    def _manifest_error(self, draft: Draft) -> RiffarmError | None:
+        try:
+            self._put_manifest(draft)
+        except RiffarmError as error:
+            return error
+        return None
+
+    def _undo(self, job_id: str) -> None:
+        # The client is told that nothing was recorded, so nothing may stay.
+        for undo in (self._undo_record, self._undo_manifest):
+            with contextlib.suppress(RiffarmError):
+                undo(job_id)
 
     def _undo_record(self, job_id: str) -> None:
         self.job_store.finish(job_id, "canceled")
@@ -144,20 +224,17 @@ class Jobs:
             # It was retried meanwhile.
             self.cancel(job_id)
 
-    def page(
-        self, limit: int, cursor: str | None, is_wanted: Callable[[dict[str, str]], bool]
-    ) -> tuple[list[Job], str | None]:
-        """Up to `limit` wanted jobs older than the cursor, newest first, and the cursor of the next page."""
-        created_ms, job_id = _position(cursor)
-        found: list[Job] = []
-        while ids := self.job_store.ids_before(created_ms, job_id, _PAGE, self.tenant):
-            for fields in self.job_store.read_many(ids):
-                created_ms, job_id = float(fields["created_ms"]), fields["id"]
-                if is_wanted(fields):
-                    found.append(self.view.job(fields))
-                if len(found) == limit:
-                    return found, _cursor(created_ms, job_id)
-        return found, None
+    def page(self, limit: int, cursor: str | None, wanted: Wanted) -> tuple[list[Job], str | None]:
+        """Up to `limit` wanted jobs older than the cursor, newest first, and the cursor of the next page.
+
+        Where those wanted are rare there may be fewer, even none, and another page.
+        """
+        # One more than is asked for tells whether there is another page.
+        found = self.job_store.find(self.tenant, wanted, _id_from_cursor(cursor), limit + 1)
+        has_more = len(found.ids) > limit
+        jobs = [self.view.job(fields) for fields in self.job_store.read_many(found.ids[:limit])]
+        last_id = found.ids[limit - 1] if has_more else found.last_id
+        return jobs, last_id and _cursor_from_id(last_id)
 
 
 def fields_of_plan(plan: Plan | Conversion, created_ms: int, window: int) -> dict[str, str | int | float]:
@@ -185,16 +262,17 @@ def fields_of_plan(plan: Plan | Conversion, created_ms: int, window: int) -> dic
     return fields | {"render_queue": render_queue(request.model)}
 
 
-def _cursor(created_ms: float, job_id: str) -> str:
-    return base64.urlsafe_b64encode(f"{created_ms:.0f}:{job_id}".encode()).decode().rstrip("=")
+def _cursor_from_id(job_id: str) -> str:
+    return base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
 
 
-def _position(cursor: str | None) -> tuple[float, str]:
+def _id_from_cursor(cursor: str | None) -> str | None:
     if cursor is None:
-        return float("inf"), "~"
+        return None
     try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-        created_ms, job_id = text.split(":")
-        return float(int(created_ms)), job_id
+        job_id = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        if is_job_id(job_id) and created_ms_from_job_id(job_id):
+            return job_id
     except (binascii.Error, UnicodeError, ValueError):
-        raise InvalidRequestError(FieldError("cursor", "not a cursor of ours", cursor, "'next' of a page")) from None
+        pass
+    raise InvalidRequestError(FieldError("cursor", "not a cursor of ours", cursor, "'next' of a page"))

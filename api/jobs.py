@@ -6,24 +6,30 @@ to a job (`api.control`).
 
 from __future__ import annotations
 
-import asyncio
+import difflib
 import hmac
 import json
-import re
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Final
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
 from api.access import Reading, Submitting, WholeFarm
+from api.bodies import StrictRoute
+from api.idempotency import Once, OncePerKey
+from api.intake import Jobs
+from api.preferences import WaitSeconds
 from api.problems import responses
+from api.stamps import Stamp
+from api.waiting import has_ended
 from shared.contracts import (
-    TERMINAL,
     Job,
     JobPage,
     JobRequest,
@@ -31,23 +37,21 @@ from shared.contracts import (
     PlanSummary,
     Status,
 )
-from shared.errors import FieldError, InvalidRequestError, NotFoundError
+from shared.errors import FieldError, InvalidRequestError, NotFoundError, RiffarmError
 from shared.frames import frame_hash
+from shared.job_store import Wanted
 from shared.job_view import output_signature
 from shared.object_store import LocalDiskStore, frame_key, output_key
 from shared.plan import Conversion, Plan
 
-_POLL_S: Final = 0.2
-_WAIT: Final = re.compile(r"wait=(\d{1,3})")
-_MAX_WAIT_S: Final = 60
 _PAGE: Final = 200
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-_BODY: Final = ("malformed_body", "body_too_large", "unsupported_media_type", "invalid_request")
-_UNAVAILABLE: Final = ("unauthorized", "forbidden", "queue_unavailable", "storage_unavailable")
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
+BODY_PROBLEMS: Final = ("malformed_body", "body_too_large", "unsupported_media_type", "invalid_request")
+UNAVAILABLE: Final = ("unauthorized", "forbidden", "queue_unavailable", "storage_unavailable")
+ONCE_PROBLEMS: Final = ("idempotency_in_flight", "idempotency_mismatch")
+_FILTERS: Final = ("limit", "cursor", "status", "type", "batch_id", "created_after", "created_before")
+_LABEL: Final = "label."
+_BATCH_ID: Final = r"^bat_[0-9a-z]{1,64}$"
 
 
 def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -58,36 +62,46 @@ def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -
     "",
     status_code=202,
     response_model=Job,
-    responses=responses(*_BODY, *_UNAVAILABLE),
+    responses=responses(*BODY_PROBLEMS, *ONCE_PROBLEMS, *UNAVAILABLE),
     summary="Submit a job",
 )
-async def submit_job(body: JobRequest, farm: Submitting, prefer: Annotated[str, Header()] = "") -> Response:
+async def submit_job(
+    request: Request, body: JobRequest, farm: Submitting, once: OncePerKey, wait_s: WaitSeconds
+) -> Response:
     """Validate, plan, record and queue a job. With `Prefer: wait=N` (1..60) the answer waits for the job's end."""
-    wait_s = _wait_s(prefer)
-    job_id = await run_in_threadpool(farm.submit, body)
-    deadline_s = time.monotonic() + wait_s
-    job = await run_in_threadpool(farm.read, job_id)
-    while job.status not in TERMINAL and time.monotonic() < deadline_s:
-        await asyncio.sleep(_POLL_S)
-        job = await run_in_threadpool(farm.read, job_id)
-    headers = {"Location": f"/v1/jobs/{job_id}"} | ({"Preference-Applied": f"wait={wait_s}"} if wait_s else {})
-    return answer(job, 202, headers)
+    until_s = time.monotonic() + wait_s
+    job: Job | None = None
+
+    def accept(stamp: Stamp) -> Response:
+        nonlocal job
+        job = farm.accept(body, stamp)
+        return _accepted(job, wait_s)
+
+    response = await run_in_threadpool(once.answer, accept, wait_s)
+    if not wait_s or job is None:
+        return response
+    await has_ended(request.app.state.event_reader, job.id, until_s)
+    return await run_in_threadpool(_waited, farm, once, job, wait_s)
 
 
-def _wait_s(prefer: str) -> int:
-    wanted = next((part.strip() for part in prefer.split(",") if part.strip().startswith("wait")), None)
-    if wanted is None:
-        return 0
-    match = _WAIT.fullmatch(wanted)
-    if match is None or not 1 <= int(match[1]) <= _MAX_WAIT_S:
-        raise InvalidRequestError(FieldError("Prefer", "not a time to wait", wanted, f"wait=1..{_MAX_WAIT_S}"))
-    return int(match[1])
+def _accepted(job: Job, wait_s: int) -> Response:
+    waited = {"Preference-Applied": f"wait={wait_s}"} if wait_s else {}
+    return answer(job, 202, {"Location": f"/v1/jobs/{job.id}"} | waited)
+
+
+def _waited(farm: Jobs, once: Once, job: Job, wait_s: int) -> Response:
+    # Whatever it is that keeps us from reading it: it was accepted, and that is answered.
+    with suppress(RiffarmError):
+        job = farm.read(job.id)
+    response = _accepted(job, wait_s)
+    once.keep(response)
+    return response
 
 
 @router.post(
     "/plan",
     response_model=PlanSummary,
-    responses=responses(*_BODY, *_UNAVAILABLE),
+    responses=responses(*BODY_PROBLEMS, *UNAVAILABLE),
     summary="See what a job would render",
 )
 def plan_job(body: JobRequest, farm: Submitting) -> Response:
@@ -124,33 +138,47 @@ def _summary(plan: Plan | Conversion, frames_ready: int, samples_total: int) -> 
 def list_jobs(
     request: Request,
     farm: Reading,
-    limit: Annotated[int, Query(ge=1, le=_PAGE)] = 50,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
-    status: Status | None = None,
-    job_type: Annotated[JobType | None, Query(alias="type")] = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    limit: Annotated[int, Query(ge=1, le=_PAGE, description="Jobs on a page at most.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=200, description="As `next` of a page has it.")] = None,
+    status: Annotated[Status | None, Query(description="Jobs that are so now.")] = None,
+    job_type: Annotated[JobType | None, Query(alias="type", description="Jobs of this type.")] = None,
+    batch_id: Annotated[str | None, Query(pattern=_BATCH_ID, description="Jobs of this batch.")] = None,
+    created_after: Annotated[datetime | None, Query(description="Created later than this; UTC without a zone.")] = None,
+    created_before: Annotated[datetime | None, Query(description="Created sooner than this.")] = None,
 ) -> Response:
-    """Jobs, newest first; filter by `status`, `type`, time and `label.<name>`."""
-    labels = {
-        name.removeprefix("label."): value for name, value in request.query_params.items() if name.startswith("label.")
-    }
+    """Jobs, newest first; filter by `status`, `type`, `batch_id`, time, and by any label as `label.<name>=<value>`.
 
-    def is_wanted(fields: dict[str, str]) -> bool:
-        created_at = datetime.fromtimestamp(int(fields["created_ms"]) / 1_000, UTC)
-        return (
-            (status is None or fields["status"] == status)
-            and (job_type is None or fields["type"] == job_type)
-            and (created_after is None or created_at > _in_utc(created_after))
-            and (created_before is None or created_at < _in_utc(created_before))
-            and labels.items() <= json.loads(fields["labels"]).items()
-        )
-
-    jobs, next_cursor = farm.page(limit, cursor, is_wanted)
-    query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    next_url = f"{farm.settings.base_url}/v1/jobs?{urlencode([*query, ('cursor', next_cursor)])}"
+    Where those wanted are rare a page may hold fewer than `limit`, even none: `next` leads on as long as there are more.
+    """
+    if errors := [*_wrong_parameters(request)]:
+        raise InvalidRequestError(*errors)
+    query = dict(request.query_params)
+    labels = {name.removeprefix(_LABEL): value for name, value in query.items() if name.startswith(_LABEL)}
+    times = {"after_ms": _ms(created_after, "-inf"), "before_ms": _ms(created_before, "inf")}
+    jobs, next_cursor = farm.page(limit, cursor, Wanted(status, job_type, labels, batch_id, **times))
+    next_url = f"{farm.settings.base_url}/v1/jobs?{urlencode(query | {'cursor': next_cursor})}"
     page = JobPage.model_construct(data=jobs, next=next_url if next_cursor else None)
     return Response(page.model_dump_json(), media_type="application/json")
+
+
+def _ms(moment: datetime | None, otherwise: str) -> float:
+    if moment is None:
+        return float(otherwise)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000
+
+
+def _wrong_parameters(request: Request) -> Iterator[FieldError]:
+    """Parameters that a list has not, or that are given twice."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield FieldError(name, "given twice", None, "once")
+        elif name not in _FILTERS and not (name.startswith(_LABEL) and name != _LABEL):
+            known = [*_FILTERS, f"{_LABEL}<name>"]
+            near = difflib.get_close_matches(name, known, n=1)
+            yield FieldError(
+                name, f"unknown parameter{f'; did you mean {near[0]!r}?' if near else ''}", name, near or known
+            )
 
 
 @router.get(

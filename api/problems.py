@@ -9,13 +9,12 @@ import difflib
 import http
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, Final, get_args
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -46,6 +45,8 @@ from shared.errors import (
 
 log = structlog.get_logger()
 MEDIA_TYPE: Final = "application/problem+json"
+CODES: Final = "x-codes"
+"""A response's problem codes in the OpenAPI document (`api.document`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ def problem_response(
 
 
 def install_problems(app: FastAPI) -> None:
-    """Make every error of `app` a problem, and serve the page that each problem's type names."""
+    """Make every error of `app` a problem."""
 
     @app.exception_handler(RiffarmError)
     async def riffarm_error(request: Request, error: RiffarmError) -> JSONResponse:
@@ -179,14 +180,6 @@ def install_problems(app: FastAPI) -> None:
         log.error("unexpected error", exc_info=error)
         return problem_response(request, "internal_error")
 
-    @app.get("/problems/{code}", include_in_schema=False)
-    def problem_page(code: str) -> HTMLResponse:
-        problem = PROBLEMS.get(code)
-        if problem is None:
-            raise NotFoundError
-        text = f"<h1>{escape(problem.title)}</h1><p>{escape(problem.remedy)}</p><p>HTTP {problem.status}</p>"
-        return HTMLResponse(f"<!doctype html><meta charset=utf-8><title>{escape(problem.title)}</title>{text}")
-
 
 Wrong = tuple[str, str, Sequence[FieldError]]
 """A problem's code, its detail, and the wrong fields."""
@@ -211,28 +204,11 @@ def what_is_wrong_in(found: Sequence[Any]) -> Wrong:
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI form of the problems a route can answer."""
+    """The problems a route can answer, for its documentation; what every route can answer is known without."""
     documented: dict[int | str, dict[str, Any]] = {}
     for problem in (PROBLEMS[code] for code in codes):
-        before = documented.get(problem.status, {}).get("description")
-        text = f"`{problem.code}`: {problem.title}."
-        documented[problem.status] = {
-            "description": f"{before} {text}" if before else text,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
+        documented.setdefault(problem.status, {"description": "", CODES: []})[CODES].append(problem.code)
     return documented
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457 problem details."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    errors: list[dict[str, Any]] | None = None
 
 
 def _field_error(found: Any) -> FieldError:

@@ -3,6 +3,8 @@
     RiffarmError
     ├── RequestError            the client can mend it
     │   ├── InvalidRequestError
+    │   ├── IdempotencyMismatchError
+    │   ├── IdempotencyInFlightError
     │   ├── NotFoundError
     │   ├── AccessDeniedError
     │   └── ForbiddenError
@@ -51,6 +53,14 @@ class InvalidRequestError(RequestError):
     def __init__(self, *errors: FieldError) -> None:
         self.errors = errors
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
+
+
+class IdempotencyMismatchError(RequestError):
+    """This Idempotency-Key came with another request before; send a new key with a new request."""
+
+
+class IdempotencyInFlightError(RequestError):
+    """The first request with this Idempotency-Key is still being answered; try again shortly."""
 
 
 class NotFoundError(RequestError):

@@ -7,6 +7,7 @@
 local P = 'riffarm:'
 local EVENTS_KEPT = 500
 local EVENTS_TTL_S = 3600
+local KEYS_KEPT_MS = 24 * 3600 * 1000
 local CLASSES = {'interactive', 'normal', 'bulk'}
 local KINDS = {'render', 'sound', 'deliver'}
 local KIND_OF_ITEM = {b = 'render', c = 'sound', d = 'deliver'}
@@ -249,6 +250,32 @@ if redis.call('EXISTS', key(ARGV[1])) == 1 then return {0} end
 local needy = accept(ARGV[1], {unpack(ARGV, 2)})
 return {(redis.call('ZRANK', P .. 'jobs:queued', ARGV[1]) or -1) + 1, unpack(needy)}
 
+--@ claim
+-- ARGV key's mark, request's print, token, lease in ms · Takes an idempotency key, unless somebody has it.
+-- {'new', ms now, 1 unless Redis may have lost keys} | {'again', ms of the first time} when whoever had it is gone |
+-- {'answered', answer} | {'busy'} | {'another'} when it is another request's.
+local place, now = P .. 'idempotency:' .. ARGV[1], now_ms()
+local said = redis.call('HMGET', place, 'print', 'answer', 'until_ms', 'at_ms')
+if not said[1] then
+  redis.call('HSET', place, 'print', ARGV[2], 'token', ARGV[3], 'until_ms', now + ARGV[4], 'at_ms', now)
+  redis.call('PEXPIREAT', place, now + KEYS_KEPT_MS)
+  return {'new', now, redis.call('EXISTS', P .. 'marker')}
+end
+if said[1] ~= ARGV[2] then return {'another'} end
+if said[2] then return {'answered', said[2]} end
+if tonumber(said[3]) > now then return {'busy'} end
+redis.call('HSET', place, 'token', ARGV[3], 'until_ms', now + ARGV[4])
+return {'again', tonumber(said[4])}
+
+--@ settle
+-- ARGV key's mark, token, field or "", value · Notes of a key that we have its 'answer', 'at_ms', when its request was first
+-- taken, or 'until_ms', when we give it up; without a field the key is free. 0 when somebody else has it by now.
+local place = P .. 'idempotency:' .. ARGV[1]
+if redis.call('HGET', place, 'token') ~= ARGV[2] then return 0 end
+if ARGV[3] == '' then return redis.call('DEL', place) end
+redis.call('HSET', place, ARGV[3], ARGV[4])
+return 1
+
 --@ find
 -- ARGV listing, newest and oldest time of creation, id to be below, most to find, most to look at, status, type, labels
 -- (JSON) · {id come to or '' at the listing's end, id, …}, newest first.
@@ -302,6 +329,13 @@ flush()
 for _, batch in ipairs(cjson.decode(ARGV[4])) do redis.call('SADD', key(id, ':done'), batch) end
 local needy = accept(id, cjson.decode(ARGV[2]))
 tell_status(load(id))
+-- Its client may send the request once more.
+local mark, print = string.match(redis.call('HGET', key(id), 'origin') or '', '^(%x+) (%x+)$')
+local at = tonumber(string.sub(id, 5, 16), 16)
+if mark and at + KEYS_KEPT_MS > now_ms() and redis.call('EXISTS', P .. 'idempotency:' .. mark) == 0 then
+  redis.call('HSET', P .. 'idempotency:' .. mark, 'print', print, 'at_ms', at, 'until_ms', 0)
+  redis.call('PEXPIREAT', P .. 'idempotency:' .. mark, at + KEYS_KEPT_MS)
+end
 return {1, unpack(needy)}
 
 --@ take

@@ -25,8 +25,8 @@ Keys, all under `riffarm:`
     jobs              sorted set: all ids by time of creation; jobs:of:{tenant} a tenant's; jobs:queued not yet begun
     jobs:active       set: ids that must still end; jobs:running those begun; jobs:ended those not yet announced
     jobs:expiring     sorted set: ids by the time until which they must have begun; jobs:deleted by time of deletion
-    jobs:live:{tenant}, jobs:batch:{tenant}:{batch}  sorted sets: as jobs:of:{tenant}, those that must still end; a batch's
-    idempotency:{key}  hash: what an idempotency key stands for; gone after a day
+    jobs:live:{tenant}, jobs:batch:{tenant}:{batch}  as jobs:of:{tenant}: those that must still end; a batch's
+    idempotency:{key} hash: the request that an idempotency key stands for, who is at it, its answer; gone after a day
     jobs:deadlines    sorted set: ids by the time at which they are canceled if they have not ended
     queue:{queue}:{class}           list: tenants with work there, in turn
     queue:{queue}:{class}:{tenant}  sorted set: jobs with work there by what remains; …:age by time of creation

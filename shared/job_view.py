@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from shared.contracts import (
     Stage,
     Status,
 )
+from shared.job_store import new_fields
 from shared.object_store import ObjectStore, output_key
 from shared.settings import Settings
 
@@ -54,6 +55,12 @@ class JobView:
         """Where a job is read; what belongs to it is below."""
         return f"{self._base_url}/v1/jobs/{job_id}"
 
+    def new_job(self, job_id: str, fields: Mapping[str, object], queue_position: int, warnings: Sequence[str]) -> Job:
+        """The job that has just been recorded with these fields: what `job` says of it before anybody begins it."""
+        texts = {name: str(value) for name, value in fields.items()}
+        seen = {"queue_position": str(queue_position or ""), "warnings": json.dumps(sorted(warnings)), "previews": "[]"}
+        return self.job(new_fields() | texts | seen | {"id": job_id})
+
     def job(self, fields: dict[str, str]) -> Job:
         """The job recorded in `fields` (`JobStore.read`)."""
         job_id = fields["id"]
@@ -75,6 +82,7 @@ class JobView:
             warnings=json.loads(fields["warnings"]),
             metrics=_metrics(fields),
             labels=json.loads(fields["labels"]),
+            batch_id=fields.get("batch_id"),
             attempts=1 + int(fields["runs"]),
             urls=JobUrls(self=url, **{name: f"{url}/{name}" for name in JobUrls.model_fields if name != "self"}),
         )

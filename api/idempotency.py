@@ -1,0 +1,174 @@
+"""Requests that may be sent twice: under an `Idempotency-Key` the first one's answer is given again, for a day.
+
+A key is claimed before anything is done, under a lease: whoever comes meanwhile hears so; whoever comes after the
+gateway died takes over and comes to the same ids (`api.stamps`), so that nothing is recorded twice. Owns the header,
+the claim and the kept answer. Leaves out what is done under a key, and how keys come back after a loss of Redis
+(`restore` in shared/job_moves.lua).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Final
+
+import structlog
+from fastapi import Depends, Header, Request, Response
+from starlette.exceptions import HTTPException
+
+from api.access import Submitting
+from api.intake import Jobs
+from api.stamps import Stamp, new_stamp
+from shared.errors import (
+    FieldError,
+    IdempotencyInFlightError,
+    IdempotencyMismatchError,
+    InvalidRequestError,
+    ObjectNotFoundError,
+    RequestError,
+    RiffarmError,
+)
+from shared.object_store import ObjectStore, job_manifest_key
+
+log = structlog.get_logger()
+_LEASE_S: Final = 30
+"""After so long whoever took a key is gone: no answer takes longer, but one that is waited for."""
+_KEPT_MS: Final = 24 * 3_600_000
+_PRINTABLE: Final = re.compile(r"[\x20-\x7e]{1,255}")
+_PREFIX_MS: Final = 2**24
+"""How much time the first six of a job id's twelve digits of time leave open."""
+
+
+class Once:
+    """One request: carried out once under its key, and without a key whenever it comes."""
+
+    def __init__(self, farm: Jobs, mark: str | None = None, print_: str = "") -> None:
+        """`mark`: 32 hexadecimal digits that stand for tenant and key, None without a key; `print_`: for the request."""
+        self._farm = farm
+        self._mark = mark
+        self._print = print_
+        self._token = secrets.token_hex(8)
+        self.is_replayed = False
+
+    def answer(self, work: Callable[[Stamp], Response], wait_s: int = 0) -> Response:
+        """What `work` answers, or answered the first time: then `is_replayed`.
+
+        With `wait_s` the answer is kept by `keep` alone, which must come within that time. Raises what `work` raises,
+        IdempotencyMismatchError and IdempotencyInFlightError.
+        """
+        if self._mark is None:
+            return work(new_stamp())
+        found = self._claimed(self._mark, 1_000 * (_LEASE_S + wait_s))
+        if isinstance(found, Response):
+            self.is_replayed = True
+            return found
+        try:
+            response = work(found)
+        except (RiffarmError, HTTPException) as error:
+            # What was refused was not recorded; of what failed in a second go something may be.
+            is_clear = isinstance(error, RequestError | HTTPException) or not found.is_repeat
+            self._settle(*(() if is_clear else ("until_ms", 0)))
+            raise
+        if found.is_repeat:
+            response.headers["Idempotent-Replayed"] = "true"
+        if not wait_s:
+            self.keep(response)
+        return response
+
+    def keep(self, response: Response) -> None:
+        """Keep an answer, to give it again."""
+        if self._mark is not None:
+            self._settle("answer", _text_from_response(response))
+
+    def _claimed(self, mark: str, lease_ms: int) -> Stamp | Response:
+        kind, *told = self._farm.job_store.move("claim", mark, self._print, self._token, lease_ms)
+        origin = f"{mark} {self._print}"
+        match kind:
+            case "answered":
+                return _response_from_text(told[0])
+            case "another":
+                raise IdempotencyMismatchError
+            case "busy":
+                raise IdempotencyInFlightError
+            case "again":
+                return Stamp(told[0], mark, origin, is_repeat=True)
+        at_ms, has_all = told
+        before_ms = None if has_all else _first_ms(self._farm.object_store, mark, origin)
+        if before_ms is None:
+            return Stamp(at_ms, mark, origin)
+        self._settle("at_ms", before_ms)
+        return Stamp(before_ms, mark, origin, is_repeat=True)
+
+    def _settle(self, field: str = "", value: str | int = "") -> None:
+        # What cannot be noted now ends with the lease: who comes then finds what was recorded.
+        try:
+            self._farm.job_store.move("settle", self._mark or "", self._token, field, value)
+        except RiffarmError as error:
+            log.warning("an idempotency key is left to its lease", error=error.message)
+
+
+def _first_ms(object_store: ObjectStore, mark: str, origin: str) -> int | None:
+    """When a key's request was first taken, by what storage has of the last day; None when it was not.
+
+    For while Redis may have lost keys: until a look through storage has brought back what it has (`workers.recovery`).
+    Raises IdempotencyMismatchError when it was another request.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    for ms in range(now_ms - _KEPT_MS, now_ms + _PREFIX_MS, _PREFIX_MS):
+        for key in object_store.keys(f"jobs/job_{ms:012x}"[:15]):
+            job_id = key.split("/")[1]
+            if job_id.endswith((mark[:16], mark[:12])) and key == job_manifest_key(job_id):
+                with suppress(ObjectNotFoundError):
+                    if json.loads(object_store.get(key)).get("origin") != origin:
+                        raise IdempotencyMismatchError
+                    return int(job_id[4:16], 16)
+    return None
+
+
+def _text_from_response(response: Response) -> str:
+    head = {"status": response.status_code, "headers": dict(response.headers)}
+    packed = zlib.compress(json.dumps(head).encode() + b"\n" + bytes(response.body), 1)
+    return base64.b64encode(packed).decode()
+
+
+def _response_from_text(text: str) -> Response:
+    head, body = zlib.decompress(base64.b64decode(text)).split(b"\n", 1)
+    said = json.loads(head)
+    return Response(body, said["status"], said["headers"] | {"Idempotent-Replayed": "true"})
+
+
+async def _once(
+    request: Request,
+    farm: Submitting,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="1..255 printable ASCII characters of your own. The same request with the same key within 24 h is "
+            "not carried out again: it gets the first answer, with `Idempotent-Replayed: true`."
+        ),
+    ] = None,
+) -> Once:
+    if idempotency_key is None:
+        return Once(farm)
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) > 1 or not _PRINTABLE.fullmatch(idempotency_key):
+        allowed = "one key of 1..255 printable ASCII characters"
+        raise InvalidRequestError(FieldError("Idempotency-Key", "not a key", ", ".join(keys), allowed))
+    request_text = f"{request.method} {request.url.path}\n".encode() + await request.body()
+    mark = _digest(f"{farm.tenant}\n{idempotency_key}".encode())
+    return Once(farm, mark, _digest(request_text))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+OncePerKey = Annotated[Once, Depends(_once)]
+"""The request as one that may be sent twice."""
