@@ -5,6 +5,7 @@ Puts the parts together and starts the server. Leaves out every route's work.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import sys
@@ -16,12 +17,14 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_swagger import patch_fastapi
 
-from api import control, events, farm, jobs, uploads
+from api import control, events, farm, jobs, problem_pages, uploads
 from api.access import Access, is_loopback
+from api.connection import GuardedProtocol
+from api.document import install_document, operation_id
 from api.event_reader import EventReader
 from api.guard import RequestGuard
 from api.intake import Jobs
-from api.problems import ProblemDocument, install_problems
+from api.problems import install_problems
 from shared.catalogue import models
 from shared.dispatch import Dispatcher, celery_app
 from shared.errors import StorageUnavailableError
@@ -56,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        generate_unique_id_function=operation_id,
     )
     app.state.settings = settings
     app.state.access = Access(settings, object_store)
@@ -66,37 +70,48 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(events.router)
     app.include_router(uploads.router)
     app.include_router(farm.router)
+    app.include_router(problem_pages.router)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     # Swagger's files come with the package: the documentation works without the Internet.
     patch_fastapi(app, docs_url="/docs")
-    _document_problems(app)
+    install_document(app)
     app.add_middleware(RequestGuard, settings=settings)
     return app
 
 
-def _document_problems(app: FastAPI) -> None:
-    """Give the OpenAPI document the problem's schema, and problems in place of FastAPI's own error form."""
-    make = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = make()
-        schemas = document["components"]["schemas"]
-        schemas["Problem"] = ProblemDocument.model_json_schema()
-        schemas.pop("HTTPValidationError", None)
-        schemas.pop("ValidationError", None)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
-
-
 class GatewayServer(uvicorn.Server):
-    """A server that ends its streams of events when it is told to stop; left alone, they last as long as their jobs."""
+    """A server that minds slow clients, and ends its streams of events when it is told to stop; left alone, they last
+    as long as their jobs."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; once a second, end the connections of clients that take too long."""
+        if counter % 10 == 0:
+            now_s = asyncio.get_running_loop().time()
+            for connection in [*self.server_state.connections]:
+                if isinstance(connection, GuardedProtocol):
+                    connection.check(now_s)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop serving once all requests are answered."""
         app: Any = self.config.app
         app.state.event_reader.close()
         await super().shutdown(sockets)
+
+
+def server_options() -> dict[str, Any]:
+    """How uvicorn serves."""
+    return {
+        "http": GuardedProtocol,
+        # None of ours: what asks for it is answered as any other request.
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": 30,
+        # For those who do not read what they are sent.
+        "timeout_graceful_shutdown": 10,
+    }
 
 
 def _require_a_key(settings: Settings) -> None:
@@ -118,17 +133,7 @@ def main() -> None:
     configure_logs(settings.log_format, "gateway")
     if settings.gateway_key is None and not is_loopback(settings.host):
         _require_a_key(settings)
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        # For those who do not read what they are sent.
-        timeout_graceful_shutdown=10,
-    )
+    config = uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, **server_options())
     server = GatewayServer(config)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()

@@ -1,0 +1,192 @@
+"""The OpenAPI document: what FastAPI finds out by itself, and what strangers need beside it.
+
+Adds what every request meets and so no route says: its problems with their codes and examples, its headers, what the
+groups of routes are for. Leaves out the routes' own words (where they are) and the examples (`api.examples`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from api.examples import BY_OPERATION, PARAMETERS
+from api.problem_pages import ProblemDocument, example_of
+from api.problems import CODES, MEDIA_TYPE, PROBLEMS
+
+FACES: Final = frozenset({"replicate", "riffusion"})
+"""Groups of routes whose errors have a form that their clients expect, instead of problems."""
+TAGS: Final = (
+    ("jobs", "Submit, plan, read, list, follow and control jobs, and fetch what they made."),
+    ("webhooks", "News of jobs that the farm posts: what was sent, sending it again, and the secret that signs it."),
+    ("uploads", "Pictures and sounds of your own, to start from, to mask with, to remix and to convert."),
+    ("catalogue", "What a request can name: models and built-in seed images."),
+    ("farm", "Whether the farm is up, what waits, who works. Draining and lifting workers."),
+    ("problems", "What each problem's `type` leads to."),
+    ("riffusion", "The model server of the original Riffusion, for its web app."),
+    ("replicate", "The part of Replicate's HTTP API that its published clients call."),
+)
+DESCRIPTION: Final = """\
+Jobs in over REST, long tracks out of object storage.
+
+**Form.** JSON in UTF-8, `snake_case`. Units stand at the end of a name (`_s` seconds, `_hz`, `_db`, `_lufs`, `_bytes`),
+times are RFC 3339 in UTC, ids have a prefix and sort by time (`job_…`, `upl_…`, `dlv_…`, `key_…`).
+An unknown field is an error that names the nearest known one.
+
+**Keys.** `Authorization: Bearer rf_…`. A key belongs to a tenant, who sees its own jobs, uploads and outputs alone:
+another's id answers 404. A farm without any key serves its own machine only.
+
+**Problems.** Every error is `application/problem+json` (RFC 9457) with a stable `code`; `detail` says what to do,
+`errors` names each wrong field of a body. An answer with `Retry-After` (409, 429, 503) recorded nothing: send the same
+request again after so many seconds.
+
+**Once.** With an `Idempotency-Key` a request that is sent again, within 24 hours, answers the first one's response.
+
+**Lists** come newest first: `{"data": […], "next": url or null}`. Follow `next` as it is.
+"""
+_HEADERS: Final[dict[str, tuple[str, dict[str, Any], object]]] = {
+    "X-Request-Id": (
+        "The request's id: yours, or one made for it. Also in the log.",
+        {"type": "string"},
+        "req_5f0c7be1",
+    ),
+    "Retry-After": ("Seconds after which another try is worth while.", {"type": "integer", "minimum": 0}, 5),
+    "WWW-Authenticate": ("How to come in.", {"type": "string"}, "Bearer"),
+    "RateLimit": (
+        'How many requests are left, and seconds until all are: `"requests";r=…;t=…`.',
+        {"type": "string"},
+        '"requests";r=599;t=60',
+    ),
+    "RateLimit-Policy": (
+        'Requests per window of so many seconds: `"requests";q=…;w=…`.',
+        {"type": "string"},
+        '"requests";q=600;w=60',
+    ),
+}
+_EVERYWHERE: Final = ("malformed_request", "request_timeout", "target_too_long", "headers_too_large", "internal_error")
+_BODIED: Final = ("malformed_body", "body_too_large", "unsupported_media_type", "invalid_request")
+_KEYED: Final = ("unauthorized", "forbidden", "rate_limited", "queue_unavailable", "storage_unavailable")
+_REQUEST_ID: Final = {
+    "name": "X-Request-Id",
+    "in": "header",
+    "description": "An id of your own for this request: 1..128 letters, digits and `_.:-`. Anything else gives way to a "
+    "drawn one.",
+    "schema": {"type": "string"},
+    "example": "build-1234",
+}
+
+
+def operation_id(route: APIRoute) -> str:
+    """What generated clients call a route: its function's name."""
+    return route.name
+
+
+def install_document(app: FastAPI) -> None:
+    """Complete the document that `app` serves."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None or "x-complete" not in app.openapi_schema:
+            complete(make())
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def complete(document: dict[str, Any]) -> None:
+    """Add to FastAPI's document all that this module owns."""
+    document["x-complete"] = True
+    document["info"]["description"] = DESCRIPTION
+    document["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
+    document["servers"] = [{"url": "/", "description": "This gateway"}]
+    used = {tag for _, _, operation in operations(document) for tag in operation.get("tags", ())}
+    document["tags"] = [{"name": name, "description": text} for name, text in TAGS if name in used]
+    components = document["components"]
+    components["schemas"]["Problem"] = ProblemDocument.model_json_schema()
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+    components["headers"] = {
+        name: {"description": text, "schema": schema, "example": example}
+        for name, (text, schema, example) in _HEADERS.items()
+    }
+    components["parameters"] = {"RequestId": _REQUEST_ID}
+    for path, _, operation in operations(document):
+        _complete_operation(operation, path)
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Path, method and operation of every route."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def _complete_operation(operation: dict[str, Any], path: str) -> None:
+    is_face = not FACES.isdisjoint(operation.get("tags", ()))
+    responses: dict[str, Any] = operation["responses"]
+    if "422" in responses and "application/json" in responses["422"].get("content", {}) and not is_face:
+        # FastAPI's own form of errors, which no route answers.
+        responses.pop("422")
+        _add_codes(responses, ["invalid_request"])
+    _add_codes(responses, _EVERYWHERE)
+    if not is_face:
+        _add_codes(responses, [*(_BODIED if "requestBody" in operation else ())])
+        _add_codes(responses, [*(_KEYED if operation.get("security") else ())])
+    for response in responses.values():
+        _document_problems(response)
+    _add_headers(operation, path)
+    operation["responses"] = dict(sorted(responses.items()))
+    _add_examples(operation)
+
+
+def _add_codes(responses: dict[str, Any], codes: Iterable[str]) -> None:
+    for problem in (PROBLEMS[code] for code in codes if code in PROBLEMS):
+        response = responses.setdefault(str(problem.status), {"description": ""})
+        known = response.setdefault(CODES, [])
+        if problem.code not in known:
+            known.append(problem.code)
+
+
+def _document_problems(response: dict[str, Any]) -> None:
+    """Say a response's codes in words and with an example of each."""
+    codes = response.get(CODES, ())
+    if not codes:
+        return
+    words = " ".join(f"`{code}`: {PROBLEMS[code].title}." for code in codes)
+    own = response["description"] if MEDIA_TYPE not in response.get("content", {}) else ""
+    response["description"] = f"{own} {words}".strip()
+    response.setdefault("content", {})[MEDIA_TYPE] = {
+        "schema": {"$ref": "#/components/schemas/Problem"},
+        "examples": {code: {"summary": PROBLEMS[code].title, "value": example_of(code)} for code in codes},
+    }
+
+
+def _add_headers(operation: dict[str, Any], path: str) -> None:
+    for status, response in operation["responses"].items():
+        names = ["X-Request-Id"]
+        names += ["Retry-After"] if {"409", "429", "503"} & {status} and CODES in response else []
+        names += ["WWW-Authenticate"] if status == "401" else []
+        names += ["RateLimit", "RateLimit-Policy"] if operation.get("security") and status not in ("401", "500") else []
+        known = response.setdefault("headers", {})
+        for name in names:
+            known.setdefault(name, {"$ref": f"#/components/headers/{name}"})
+    operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
+
+
+def _add_examples(operation: dict[str, Any]) -> None:
+    examples = BY_OPERATION.get(operation["operationId"])
+    for parameter in operation["parameters"]:
+        if "example" not in parameter and parameter.get("name") in PARAMETERS:
+            parameter["example"] = PARAMETERS[parameter["name"]]
+    if examples is None:
+        return
+    for media_type, named in examples.requests.items():
+        content = operation.get("requestBody", {}).get("content", {}).get(media_type)
+        if content is not None:
+            content["examples"] = {name: {"summary": name, "value": value} for name, value in named.items()}
+    for status, value in examples.responses.items():
+        for content in operation["responses"].get(status, {}).get("content", {}).values():
+            content.setdefault("example", value)
