@@ -72,15 +72,20 @@ class Access:
     async def caller(self, request: Request) -> Caller:
         """Who asks. Raises AccessDeniedError; QueueUnavailableError and StorageUnavailableError when it cannot know."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
-        text = text.strip() if scheme.lower() == "bearer" else ""
+        # Replicate's older clients call it a token.
+        text = text.strip() if scheme.lower() in ("bearer", "token") else ""
         if self._is_operators(text):
             return OPERATOR
         if caller := await self._caller_from_key(text):
             return caller
-        if self._settings.gateway_key is not None or await self._keys.has_any():
+        if await self.has_keys():
             raise AccessDeniedError
         self._refuse_others(request)
         return OPERATOR
+
+    async def has_keys(self) -> bool:
+        """Whether strangers need a key. Raises QueueUnavailableError and StorageUnavailableError."""
+        return self._settings.gateway_key is not None or await self._keys.has_any()
 
     def _is_operators(self, text: str) -> bool:
         key = self._settings.gateway_key
