@@ -48,7 +48,7 @@ request again after so many seconds.
 """
 _HEADERS: Final[dict[str, tuple[str, dict[str, Any], object]]] = {
     "X-Request-Id": (
-        "The request's id: yours, or one made for it. Also in the log.",
+        "The request's id: yours, or one made for it.",
         {"type": "string"},
         "req_5f0c7be1",
     ),
@@ -71,8 +71,8 @@ _KEYED: Final = ("unauthorized", "forbidden", "rate_limited", "queue_unavailable
 _REQUEST_ID: Final = {
     "name": "X-Request-Id",
     "in": "header",
-    "description": "An id of your own for this request: 1..128 letters, digits and `_.:-`. Anything else gives way to a "
-    "drawn one.",
+    "description": "An id of your own for this request: 1..128 letters, digits and `_.:-`. Anything else gives way to "
+    "a drawn one.",
     "schema": {"type": "string"},
     "example": "build-1234",
 }
@@ -88,17 +88,17 @@ def install_document(app: FastAPI) -> None:
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None or "x-complete" not in app.openapi_schema:
-            complete(make())
-        assert app.openapi_schema is not None
-        return app.openapi_schema
+        is_new = app.openapi_schema is None
+        document = make()
+        if is_new:
+            complete(document)
+        return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
 def complete(document: dict[str, Any]) -> None:
     """Add to FastAPI's document all that this module owns."""
-    document["x-complete"] = True
     document["info"]["description"] = DESCRIPTION
     document["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
     document["servers"] = [{"url": "/", "description": "This gateway"}]
@@ -179,8 +179,10 @@ def _add_headers(operation: dict[str, Any], path: str) -> None:
 def _add_examples(operation: dict[str, Any]) -> None:
     examples = BY_OPERATION.get(operation["operationId"])
     for parameter in operation["parameters"]:
-        if "example" not in parameter and parameter.get("name") in PARAMETERS:
-            parameter["example"] = PARAMETERS[parameter["name"]]
+        words, example = PARAMETERS.get(parameter.get("name", "").lower(), (None, None))
+        if words is not None:
+            parameter.setdefault("description", words)
+            parameter.setdefault("example", example)
     if examples is None:
         return
     for media_type, named in examples.requests.items():

@@ -16,6 +16,7 @@ JOB_ID: Final = "job_019ab3c5d2e4f60718293a4b5c6d"
 BATCH_ID: Final = "bat_019ab3c5d2e4f60718293a4b5c6d"
 UPLOAD_ID: Final = "upl_9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 DELIVERY_ID: Final = "dlv_019ab3c5d2e4f60718293a4b5c6d"
+CURSOR: Final = "MTc3MjM2NjQwMDAwMDpqb2JfMDE5YWIzYzVkMmU0ZjYwNzE4MjkzYTRiNWM2ZA"
 SHA256: Final = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 
 CLIP: Final = {"type": "clip", "prompt": "jazz piano, (soft:1.3) brushes", "seed": 42, "formats": ["flac", "mp3"]}
@@ -152,33 +153,40 @@ class Examples:
     responses: dict[str, Any] = field(default_factory=dict)
 
 
-PARAMETERS: Final = {
-    "job_id": JOB_ID,
-    "delivery_id": DELIVERY_ID,
-    "number": 0,
-    "seed_image_id": "og_beat",
-    "limit": 50,
-    "cursor": "MTc3MjM2NjQwMDAwMDpqb2JfMDE5YWIzYzVkMmU0ZjYwNzE4MjkzYTRiNWM2ZA",
-    "status": "running",
-    "type": "track",
-    "batch_id": BATCH_ID,
-    "created_after": "2026-03-01T00:00:00Z",
-    "created_before": "2026-03-02T00:00:00Z",
-    "expires": 1_772_452_803,
-    "signature": SHA256,
-    "code": "invalid_request",
-    "Prefer": "wait=10",
-    "Idempotency-Key": "album-night-track-07",
-    "Last-Event-ID": "1772366400210-0",
-    "Range": "bytes=0-65535",
+PARAMETERS: Final[dict[str, tuple[str, object]]] = {
+    "job_id": ("The job's id.", JOB_ID),
+    "delivery_id": ("The delivery's id.", DELIVERY_ID),
+    "number": ("The frame's number, from 0.", 0),
+    "seed_image_id": ("The seed image's id.", "og_beat"),
+    "name": ("Its name.", "w1"),
+    "limit": ("How many on a page, 1..200.", 50),
+    "cursor": ("Where the page begins: part of `next` of the page before.", CURSOR),
+    "status": ("Only jobs in this state.", "running"),
+    "type": ("Only jobs of this type.", "track"),
+    "batch_id": ("Only jobs of this batch.", BATCH_ID),
+    "created_after": ("Only jobs made after this time (RFC 3339; UTC when it names no zone).", "2026-03-01T00:00:00Z"),
+    "created_before": (
+        "Only jobs made before this time (RFC 3339; UTC when it names no zone).",
+        "2026-03-02T00:00:00Z",
+    ),
+    "expires": ("Until when the link works, in seconds since 1970; part of the output's `url`.", 1_772_452_803),
+    "signature": ("What makes the link good; part of the output's `url`.", SHA256),
+    "code": ("The problem's code.", "invalid_request"),
+    "prefer": ("`wait=N`: answer when the job ends, after N seconds (1..60) at the latest.", "wait=10"),
+    "idempotency-key": (
+        "1..255 printable ASCII characters of your own: sent again within 24 hours, the request answers what it "
+        "answered first, with `Idempotent-Replayed: true`.",
+        "album-night-track-07",
+    ),
+    "last-event-id": ("The `id` of the last event you have; the stream goes on after it.", "1772366400210-0"),
+    "range": ("Part of the file: `bytes=FIRST-LAST`.", "bytes=0-65535"),
 }
+"""Parameters by name: what they are where a route does not say, and what one looks like."""
 _JSON: Final = "application/json"
 _SUBMITTED: Final = Examples({_JSON: REQUESTS}, {"202": JOB})
 BY_OPERATION: Final = {
     "submit_job": _SUBMITTED,
     "read_job": Examples(responses={"200": JOB_DONE}),
-    "list_jobs": Examples(
-        responses={"200": {"data": [JOB_DONE], "next": f"{BASE}/v1/jobs?limit=1&cursor={PARAMETERS['cursor']}"}}
-    ),
+    "list_jobs": Examples(responses={"200": {"data": [JOB_DONE], "next": f"{BASE}/v1/jobs?limit=1&cursor={CURSOR}"}}),
     "follow_job": Examples(responses={"200": EVENTS}),
 }

@@ -21,8 +21,8 @@ REQUEST_ID: Final = "req_5f0c7be1a2d34c98"
 MEANINGS: Final = {
     "malformed_request": "What came over the connection breaks the rules of HTTP, so the gateway closed it.",
     "malformed_body": "The body is no JSON, not UTF-8, nested too deeply, or gives a name twice in one object.",
-    "unauthorized": "This farm serves only who has a key, and the request came without one, or with one that is unknown, "
-    "expired or revoked.",
+    "unauthorized": "This farm serves only who has a key, and the request came without one, or with one that is "
+    "unknown, expired or revoked.",
     "forbidden": "The key is good, but lacks the scope that this call needs: `read`, `submit` or `admin`.",
     "url_expired": "A link to an output works for a day, or as long as the farm's operator says, and exactly as it was "
     "given.",
@@ -34,8 +34,8 @@ MEANINGS: Final = {
     "body_too_large": "The body is longer than this path takes. `detail` names the limit in bytes.",
     "target_too_long": "The path with its query is longer than the gateway reads.",
     "range_not_satisfiable": "The header `Range` asks for bytes beyond the end of the file.",
-    "unsupported_media_type": "The `Content-Type` is none that this path takes, or the upload is no picture and no sound "
-    "of a kind that the farm reads.",
+    "unsupported_media_type": "The `Content-Type` is none that this path takes, or the upload is no picture and no "
+    "sound of a kind that the farm reads.",
     "invalid_request": "The request can be read, but a parameter or a field of the body is not right. `errors` names "
     "each: where it is, what is wrong, what came, and what is allowed.",
     "rate_limited": "The tenant has sent more requests within a minute than the farm's operator allows.",

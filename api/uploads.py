@@ -1,4 +1,4 @@
-"""Pictures and sounds of one's own, and the catalogue of what the farm has.
+"""Pictures and sounds of one's own.
 
 An upload is checked by decoding it, within limits read from its header first, and kept under its content's hash.
 """
@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
 from fastapi import APIRouter, File, UploadFile
-from fastapi.responses import FileResponse
 from PIL import Image, UnidentifiedImageError
 from starlette.exceptions import HTTPException
 
-from api.access import Reading, Submitting
+from api.access import Submitting
 from api.guard import UPLOADS_PATH
 from api.intake import Jobs
 from api.problems import responses
 from shared.audio_source import NotAudioError, open_audio
-from shared.catalogue import UPLOAD_PREFIX, seed_images
-from shared.errors import FieldError, InvalidRequestError, NotFoundError
+from shared.catalogue import UPLOAD_PREFIX
+from shared.errors import FieldError, InvalidRequestError
 from shared.uploads import AudioUpload, ImageUpload, Upload, put_upload
 
 _PICTURES: Final = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -37,7 +36,7 @@ _SOUNDS: Final = {
 }
 _TAKEN: Final = "a picture (PNG, JPEG, WebP) or sound (WAV, FLAC, MP3, Ogg Vorbis, Opus)"
 _MAX_PIXELS: Final = 50_000_000
-router = APIRouter(tags=["uploads and catalogue"])
+router = APIRouter(tags=["uploads"])
 
 
 @router.post(
@@ -124,44 +123,3 @@ def _identity(path: Path, media_type: str) -> dict[str, Any]:
 
 def _refused(message: str, allowed: str) -> InvalidRequestError:
     return InvalidRequestError(FieldError("content", message, None, allowed))
-
-
-@router.get("/v1/models", responses=responses("unauthorized", "forbidden"), summary="List models")
-def list_models(farm: Reading) -> dict[str, list[dict[str, Any]]]:
-    """The models a request can name."""
-    entries = farm.models.values()
-    return {"data": [{"name": one.name, "revision": one.revision, "description": one.description} for one in entries]}
-
-
-@router.get("/v1/seed-images", responses=responses("unauthorized", "forbidden"), summary="List seed images")
-def list_seed_images(farm: Reading) -> dict[str, list[dict[str, Any]]]:
-    """The built-in seed images, with their tempo and exact length."""
-    return {
-        "data": [
-            {
-                "id": one.id,
-                "title": one.title,
-                "description": one.description,
-                "tempo_bpm": one.tempo_bpm,
-                "beats": one.beats,
-                "meter": one.meter,
-                "duration_s": one.duration_s,
-                "picture": f"/v1/seed-images/{one.id}/picture",
-            }
-            for one in seed_images().values()
-        ]
-    }
-
-
-@router.get(
-    "/v1/seed-images/{seed_image_id}/picture",
-    response_class=FileResponse,
-    responses=responses("not_found", "unauthorized", "forbidden"),
-    summary="See a seed image",
-)
-def read_seed_image(seed_image_id: str, farm: Reading) -> FileResponse:
-    """A built-in seed image's picture."""
-    entry = seed_images().get(seed_image_id)
-    if entry is None:
-        raise NotFoundError(f"There is no seed image {seed_image_id}; there are {', '.join(seed_images())}.")
-    return FileResponse(entry.path, media_type="image/png")

@@ -1,0 +1,38 @@
+"""Files as answers, whole or in ranges.
+
+Leaves out which file, and who may have it.
+"""
+
+from __future__ import annotations
+
+import os
+from http import HTTPStatus
+
+from fastapi import Request
+from fastapi.responses import FileResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from api.problems import problem_response
+
+
+class FileAnswer(FileResponse):
+    """A file, with ranges so that a player can seek; a range that cannot be is a problem like any other."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        is_refused = False
+
+        async def sending(message: Message) -> None:
+            nonlocal is_refused
+            if is_refused:
+                return
+            # The library's own two refusals are plain text.
+            if message["type"] == "http.response.start" and message["status"] >= HTTPStatus.BAD_REQUEST:
+                is_refused = True
+                answer = problem_response(Request(scope), "range_not_satisfiable")
+                answer.headers["Content-Range"] = f"bytes */{os.path.getsize(self.path)}"
+                await answer(scope, receive, send)
+                return
+            await send(message)
+
+        await super().__call__(scope, receive, sending)
