@@ -5,16 +5,18 @@ Leaves out the form of the report (`api.farm_report`) and of the metrics (`api.m
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 
 from api.access import Operating, Reading, WholeFarm
 from api.farm_report import FarmReport, WorkerList, WorkerReport, farm_report, worker_reports
 from api.intake import Jobs
 from api.metrics import MEDIA_TYPE, metrics_text
 from api.problems import responses
+from shared.deliveries import Deliveries
 from shared.dispatch import QUEUES
 from shared.errors import NotFoundError, RiffarmError
 from shared.farm_state import FarmState
@@ -24,13 +26,33 @@ router = APIRouter(tags=["farm"])
 _RESPONSES: Final = responses("unauthorized", "forbidden", "queue_unavailable")
 
 
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    service: Literal["riffarm"] = "riffarm"
+
+
+class Readiness(BaseModel):
+    """Whether jobs that are submitted now will be rendered."""
+
+    ready: bool = Field(description="Whether all checks are good.")
+    checks: dict[str, str | None] = Field(description="By part of the farm: null, or what is wrong with it.")
+    warnings: list[str] = Field(description="What is wrong but keeps no job from ending.")
+
+
 @router.get("/health", summary="Is the gateway up?")
-def health() -> dict[str, str]:
+def health() -> Health:
     """Answers as long as the process can."""
-    return {"status": "ok", "service": "riffarm"}
+    return Health()
 
 
-@router.get("/ready", summary="Can the farm take and render jobs?")
+@router.get(
+    "/ready",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready: each check with its reason."}},
+    summary="Can the farm take and render jobs?",
+)
 def ready(farm: WholeFarm) -> Response:
     """200 when Redis, storage and a worker for every queue are there; else 503 with each reason.
 
@@ -59,6 +81,8 @@ def _reasons_not_ready(farm: Jobs) -> tuple[dict[str, str | None], list[str]]:
             warnings.append(
                 f"no sweeper has looked within {_SWEPT_WITHIN_S:g} s: what is lost stays lost until one does"
             )
+        if not Deliveries(farm.job_store.redis).has_courier():
+            warnings.append("no courier runs: webhooks wait until one does")
     except RiffarmError as error:
         checks["redis"] = error.message
     return checks, warnings

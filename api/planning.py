@@ -5,17 +5,14 @@ Leaves out types and ranges (`shared.contracts`), lengths (`api.lengths`) and th
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Final
 
-import httpx
-
 from api.lengths import wrong_lengths
 from shared.catalogue import ModelEntry, seed_images
-from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, RemixRequest, TrackRequest
+from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, RemixRequest, TrackRequest, Webhook
 from shared.errors import FieldError, InvalidRequestError
 from shared.object_store import ObjectStore
 from shared.plan import Conversion, Plan, RenderRequest, ResolvedRequest, Sources
@@ -23,6 +20,7 @@ from shared.resolving import resolve
 from shared.settings import Settings
 from shared.spectrogram_params import SpectrogramParams
 from shared.uploads import AudioUpload, ImageUpload, upload_from_id
+from shared.webhook_urls import WebhookRules
 
 _GRID: Final = SpectrogramParams()
 _MIN_REMIX_S: Final = 0.1
@@ -129,25 +127,15 @@ class Planner:
         if len(set(request.formats)) < len(request.formats):
             yield FieldError("formats", "each format once", ", ".join(request.formats), "no repeats")
         if request.webhook:
-            yield from self._wrong_webhook(request.webhook.url)
+            yield from self._wrong_webhook(request.webhook)
 
-    def _wrong_webhook(self, address: str) -> Iterator[FieldError]:
-        if self.settings.webhook_secret is None:
-            yield FieldError("webhook", "this farm has no webhook secret", None, "set RIFFARM_WEBHOOK_SECRET")
+    def _wrong_webhook(self, webhook: Webhook) -> Iterator[FieldError]:
         try:
-            url = httpx.URL(address)
-            is_good = self._may_be_called(url)
-        except (httpx.InvalidURL, ValueError):
-            is_good = False
-        if not is_good:
-            yield FieldError("webhook.url", "must be a public https URL without a password", address, "https://…")
-
-    def _may_be_called(self, url: httpx.URL) -> bool:
-        if not url.host or url.userinfo or not 0 < (url.port or 443) < 65_536:
-            return False
-        if url.host in ("localhost", "127.0.0.1", "::1"):
-            return self.settings.webhook_allow_loopback and url.scheme in ("http", "https")
-        return url.scheme == "https" and not _is_internal(url.host)
+            WebhookRules.from_settings(self.settings).receiver(webhook.url)
+        except ValueError as error:
+            yield FieldError("webhook.url", str(error), webhook.url, "a public https URL: https://example.com/hook")
+        if len(set(webhook.events)) < len(webhook.events):
+            yield FieldError("webhook.events", "each event once", ", ".join(webhook.events), "no repeats")
 
     def _picture_sha256(self, field: str, picture_id: str | None, errors: list[FieldError]) -> str | None:
         """The hash of the picture named in a field; what is wrong with it is added to `errors`."""
@@ -169,10 +157,3 @@ class Planner:
         )
         errors.append(FieldError(field, message, picture_id, [*seed_images(), "a picture's upload id"]))
         return None
-
-
-def _is_internal(host: str) -> bool:
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return host == "localhost" or host.endswith((".localhost", ".internal", ".local"))

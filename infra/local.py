@@ -1,8 +1,8 @@
 """`riffarm up`: a whole farm on one machine, in one terminal.
 
-Owns which processes there are and in which order they come and go: Valkey, the gateway, the sweeper and as many workers
-as wanted. Leaves out keeping them running (`infra.supervisor`), how many workers are wanted (`infra.scaling`) and all
-that the processes do.
+Owns which processes there are and in which order they come and go: Valkey, the gateway, the sweeper, the courier and as
+many workers as wanted. Leaves out keeping them running (`infra.supervisor`), how many workers are wanted
+(`infra.scaling`) and all that the processes do.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _STOP_WITH_PARENT: Final = "RIFFARM_STOP_WITH_PARENT"
 
 
 class LocalFarm:
-    """Valkey, gateway, sweeper and workers of one machine."""
+    """Valkey, gateway, sweeper, courier and workers of one machine."""
 
     def __init__(
         self,
@@ -105,6 +105,7 @@ class LocalFarm:
                     self._start_valkey()
                 self._start("gateway", "api.main")
                 self._start("sweeper", "workers.sweeper")
+                self._start("courier", "workers.courier")
                 self._fit_workers()
                 if self._wait(self._is_ready, "the gateway and a worker for every queue"):
                     self._supervisor.settle()

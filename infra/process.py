@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-_COLOURS: Final = {"gateway": "cyan", "sweeper": "magenta"}
+_COLOURS: Final = {"gateway": "cyan", "sweeper": "magenta", "courier": "blue"}
 _PR_SET_PDEATHSIG: Final = 1
 
 

@@ -17,7 +17,7 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from shared.contracts import JOB_REQUEST, ConvertRequest, WebhookEvent
+from shared.contracts import JOB_REQUEST, ConvertRequest
 from shared.errors import QueueUnavailableError
 from shared.plan import Conversion, Plan, Sources
 
@@ -29,11 +29,9 @@ log = structlog.get_logger()
 # Plain strings: Celery reads `task.name`, so an enumeration's member would be taken for a task.
 WORK: Final = "riffarm.work"
 SWEEP: Final = "riffarm.sweep"
-POST_WEBHOOK: Final = "riffarm.post_webhook"
 
 SOUND_QUEUE: Final = "sound"
 DELIVER_QUEUE: Final = "deliver"
-WEBHOOK_QUEUE: Final = "webhooks"
 SWEEP_QUEUE: Final = "sweep"
 _RENDER: Final = "render"
 # What is nearly finished goes first: it frees storage and gives a client something to hear.
@@ -151,10 +149,6 @@ class Dispatcher:
                 self._send(WORK, queue, {"queue": queue})
             except QueueUnavailableError as error:
                 log.warning("no ticket sent", queue=queue, error=error.message)
-
-    def announce(self, job_id: str, event: WebhookEvent) -> None:
-        """Queue the webhook for a job's end. Raises QueueUnavailableError when Redis does not answer."""
-        self._send(POST_WEBHOOK, WEBHOOK_QUEUE, {"job_id": job_id, "event": event})
 
     def _send(self, task: str, queue: str, arguments: dict[str, str]) -> None:
         try:

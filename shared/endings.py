@@ -1,4 +1,4 @@
-"""What follows from a job's end: its result in storage, the webhook, the removal of what was needed on the way.
+"""What follows from a job's end: its result in storage, news for its webhook, the removal of what is needed no more.
 
 Both sides end jobs: a worker when it delivered or failed, the gateway when it canceled. Everything here may be done
 again: whoever finds a job ended and not yet announced does it from the start.
@@ -6,12 +6,14 @@ again: whoever finds a job ended and not yet announced does it from the start.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Final
 
 from shared.contracts import JobFailure, WebhookEvent
-from shared.dispatch import Dispatcher
+from shared.deliveries import Deliveries
+from shared.errors import NotFoundError
 from shared.job_store import Attempt, JobStore
 from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key, preview_prefix
 
@@ -39,7 +41,6 @@ def fail_job(
     failure: JobFailure,
     job_store: JobStore,
     object_store: ObjectStore,
-    dispatcher: Dispatcher,
     attempt: Attempt | None = None,
 ) -> bool:
     """End a job as failed; what it finished stays in storage. False when it has ended, or the attempt is late.
@@ -48,11 +49,11 @@ def fail_job(
     """
     if not job_store.finish(job_id, "failed", {"error": failure.model_dump_json()}, attempt):
         return False
-    follow_up_end(job_id, job_store, object_store, dispatcher)
+    follow_up_end(job_id, job_store, object_store)
     return True
 
 
-def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore, dispatcher: Dispatcher) -> None:
+def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore) -> None:
     """Do what follows from a job's end, unless the job still runs or all of it is done already.
 
     Raises TransientError when storage or Redis do not answer; NotFoundError when there is no such job.
@@ -68,7 +69,8 @@ def follow_up_end(job_id: str, job_store: JobStore, object_store: ObjectStore, d
         result["frames"] = _runs_from_numbers(job_store.finished_frames(job_id))
     # Under the run's own number: one that was retried meanwhile has not ended because of this.
     object_store.put(job_result_key(job_id, runs), json.dumps(result).encode(), "application/json")
-    dispatcher.announce(job_id, event)
+    if fields.get("told_runs") != fields["runs"]:
+        Deliveries(job_store.redis).announce(fields, event)
     # What a failed or canceled job finished is kept: a retry goes on from there.
     if fields["status"] == "succeeded":
         for prefix in (f"jobs/{job_id}/chunks/", preview_prefix(job_id)):
@@ -91,9 +93,12 @@ def _runs_from_numbers(numbers: Sequence[int]) -> list[list[int]]:
 def remove_job(job_id: str, job_store: JobStore, object_store: ObjectStore) -> bool:
     """Remove an ended job with all that is its own; False when it was retried meanwhile. Safe to call again.
 
+    Its deliveries end with it, but for the news that it was canceled: whoever waits for the job must hear of that.
     Raises TransientError when storage or Redis do not answer.
     """
-    # First of all: without its manifest no recovery brings it back.
+    with contextlib.suppress(NotFoundError):
+        Deliveries(job_store.redis).detach(job_store.read(job_id))
+    # Before all else in storage: without its manifest no recovery brings it back.
     object_store.delete(job_manifest_key(job_id))
     for key in list(object_store.keys(job_prefix(job_id))):
         object_store.delete(key)

@@ -27,13 +27,24 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = Field(None, description="S3 server other than AWS")
     s3_public_endpoint_url: str | None = Field(None, description="The same server as clients reach it, for their links")
     secret: SecretStr = Field(description="Signs the URLs of outputs on local disk; at least 32 characters")
-    webhook_secret: SecretStr | None = Field(None, description="whsec_<base64 of 24..64 bytes>; signs webhooks")
+    webhook_secret: SecretStr | None = Field(
+        None, description="whsec_<base64 of 24..64 bytes>; signs the default tenant's webhooks until it is rotated"
+    )
     webhook_allow_loopback: bool = Field(False, description="Let webhooks go to http://127.0.0.1 (development)")
+    webhook_allowed_hosts: str = Field(
+        "", description="Private hosts that webhooks may reach by https, by name or address, with commas"
+    )
     gateway_key: SecretStr | None = Field(None, description="Bearer key that clients must send; at least 32 characters")
+    riffusion_tenant: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
+        description="Open /run_inference/ to everybody without a key, as this tenant",
+    )
     host: str = Field("127.0.0.1", description="Address the gateway listens on")
     port: int = Field(8000, ge=0, le=65_535, description="Port the gateway listens on")
     public_url: str | None = Field(None, description="Where clients reach the gateway; http://host:port by default")
     max_body_bytes: int = Field(1_000_000, gt=0, description="Largest JSON body")
+    max_batch_bytes: int = Field(20_000_000, gt=0, description="Largest body of a batch of requests")
     max_upload_bytes: int = Field(
         350_000_000, gt=0, description="Largest uploaded file: half an hour of stereo WAV fits"
     )

@@ -46,7 +46,7 @@ class FakeWorker:
         """See an item through."""
         if attempt.item == "deliver":
             assert self._jobs.finish(attempt.job_id, "succeeded", {"outputs": "[]"}, attempt)
-            follow_up_end(attempt.job_id, self._jobs, self._objects, self._dispatcher)
+            follow_up_end(attempt.job_id, self._jobs, self._objects)
             return
         plan = self._plan(attempt)
         if attempt.item.startswith("b"):

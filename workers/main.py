@@ -19,13 +19,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from celery import Celery, Task
+from celery import Celery
 from celery.signals import setup_logging, worker_process_init, worker_shutdown
 from redis.exceptions import RedisError
 
 from shared import dispatch
 from shared.catalogue import chosen_models, models
-from shared.errors import QueueUnavailableError, RenderError, TransientError
+from shared.errors import QueueUnavailableError, RenderError
 from shared.farm_state import HEARTBEAT_TTL_S, FarmState
 from shared.job_store import JobStore
 from shared.logs import configure_logs
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 settings = settings_from_environment()
 app: Celery = dispatch.celery_app(settings)
-_WEBHOOK_RETRIES_S: Final = (5, 20)
 _NAME: Final = "RIFFARM_WORKER_NAME"
 _ID: Final = "RIFFARM_WORKER_ID"
 _QUEUES: Final = "RIFFARM_WORKER_QUEUES"
@@ -187,20 +186,6 @@ def work(queue: str) -> None:
     _children[0].work(queue)
 
 
-@app.task(name=dispatch.POST_WEBHOOK, bind=True, max_retries=len(_WEBHOOK_RETRIES_S))
-def post_webhook(task: Task, job_id: str, event: str) -> None:
-    """Post one webhook, trying again twice."""
-    structlog.contextvars.bind_contextvars(job=job_id, task=task.name)
-    try:
-        _children[0].tasks.post_webhook(job_id, event)  # type: ignore[arg-type]  # ours, from the queue
-    except TransientError as error:
-        log.warning("webhook not taken", error=error.message, attempt=task.request.retries + 1)
-        if task.request.retries < len(_WEBHOOK_RETRIES_S):
-            raise task.retry(countdown=_WEBHOOK_RETRIES_S[task.request.retries]) from None
-    finally:
-        structlog.contextvars.unbind_contextvars("job", "task")
-
-
 def _served(names: str | None, queue_names: str | None) -> list[str]:
     """The queues to take from; ends the process with a sentence when there are no such models or queues."""
     try:
@@ -218,7 +203,6 @@ def main() -> None:
     parser.add_argument("--name", default=socket.gethostname(), help="name in logs and heartbeats")
     options = parser.parse_args()
     queues = ",".join(_served(options.models, options.queues))
-    listens = f"{queues},{dispatch.WEBHOOK_QUEUE}" if dispatch.DELIVER_QUEUE in queues.split(",") else queues
     os.environ |= {
         _NAME: options.name,
         _ID: f"{options.name}/{secrets.token_hex(4)}",
@@ -243,7 +227,7 @@ def main() -> None:
         os.environ.get(_APP, "workers.main:app"),
         "worker",
         "-Q",
-        listens,
+        queues,
     ]
     command += ["-n", f"{options.name}@%h", "-P", "prefork", "-c", "1", "--pool-start-method", "spawn"]
     stopping.defer_stop()

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
+from shared.deliveries import LONGEST_S
 from shared.dispatch import Dispatcher, needed_frames, plan_of
 from shared.errors import LeaseLostError, ObjectNotFoundError, TransientError
 from shared.frames import frame_hash
@@ -28,6 +29,7 @@ from shared.object_store import (
     job_manifest_key,
     job_paused_key,
     job_result_key,
+    job_told_key,
 )
 from shared.plan import Conversion, Plan
 
@@ -36,7 +38,7 @@ _THREADS: Final = 16
 """Questions to storage at a time: each takes S3 many milliseconds."""
 _AT_ONCE: Final = 1_000
 _NEWS_S: Final = 600.0
-"""Of a job that ended so lately the webhook may have been lost with the queue: it is sent once more, under its id."""
+"""What follows from a job's end may be undone of one that ended so lately."""
 _RETRY: Final = re.compile(r"/retry-(\d+)\.json$")
 
 
@@ -144,7 +146,9 @@ class _Pass:
         plan, runs = plan_of(manifest), _runs(keys)
         if has_ended := _has_ended(job_id, keys):
             result = json.loads(self._objects.get(job_result_key(job_id, runs)))
-            fields, progress = _ended_fields(result), _ended_progress(job_id, plan, keys, result)
+            is_told = job_told_key(job_id, runs) in keys
+            fields, progress = _ended_fields(manifest, result, is_told), _ended_progress(job_id, plan, keys, result)
+            fields |= {"told_runs": runs} if is_told else {}
         else:
             fields = {"status": "paused" if job_paused_key(job_id) in keys else "queued"}
             progress = self._progress(job_id, plan, keys)
@@ -194,9 +198,11 @@ class _Pass:
         return found
 
 
-def _ended_fields(result: dict[str, Any]) -> dict[str, Any]:
+def _ended_fields(manifest: dict[str, Any], result: dict[str, Any], is_told: bool) -> dict[str, Any]:
     """The fields of an ended job that its result tells."""
-    is_news = time.time() - int(result["finished_ms"]) / 1_000 < _NEWS_S
+    age_s = time.time() - int(result["finished_ms"]) / 1_000
+    # The delivery that was lost with Redis is made once more, under its id, unless storage says that it was over.
+    is_news = age_s < _NEWS_S or ("webhook" in manifest and not is_told and age_s < LONGEST_S)
     told = {name: value for name, value in result.items() if value is not None and name != "frames"}
     return told | {"outputs": json.dumps(result["outputs"]), "announced": int(not is_news)}
 

@@ -161,7 +161,7 @@ class Sweep:
                 return False
 
             def fail(failure: JobFailure) -> None:
-                fail_job(job_id, failure, self._jobs, self._objects, self._dispatcher)
+                fail_job(job_id, failure, self._jobs, self._objects)
 
             follow_loss(job_id, item, returned, reason, self._jobs, self._dispatcher, fail)
             return True
@@ -190,7 +190,7 @@ class Sweep:
         def expire(job_id: str) -> bool:
             if not self._jobs.expire(job_id, failure):
                 return False
-            follow_up_end(job_id, self._jobs, self._objects, self._dispatcher)
+            follow_up_end(job_id, self._jobs, self._objects)
             return True
 
         return self._each(self._until("jobs:expiring", self._farm.now_ms()), expire)
@@ -201,7 +201,7 @@ class Sweep:
         def cancel(job_id: str) -> bool:
             if not self._jobs.finish(job_id, "canceled"):
                 return False
-            follow_up_end(job_id, self._jobs, self._objects, self._dispatcher)
+            follow_up_end(job_id, self._jobs, self._objects)
             return True
 
         return self._each(self._until("jobs:deadlines", self._farm.now_ms()), cancel)
@@ -212,7 +212,7 @@ class Sweep:
         def announce(job_id: str) -> bool:
             if float(self._jobs.read(job_id).get("finished_ms", "inf")) > before_ms:
                 return False
-            follow_up_end(job_id, self._jobs, self._objects, self._dispatcher)
+            follow_up_end(job_id, self._jobs, self._objects)
             return True
 
         return self._each(self._some("jobs:ended", _ENDED), announce)

@@ -1,4 +1,4 @@
-"""What a worker does with an item: one batch of frames, one chunk of sound, one delivery; and one webhook.
+"""What a worker does with an item: one batch of frames, one chunk of sound, one delivery.
 
 Each step does its work, writes to storage, records that it is done under its lease and makes ready what may follow;
 every one may run twice. Leaves out what errors mean (`workers.attempts`), the model (`workers.diffusion`) and the
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -20,10 +19,10 @@ import soundfile
 import structlog
 from PIL import Image
 
-from shared.contracts import JobFailure, RemixRequest, WebhookEvent
+from shared.contracts import JobFailure, RemixRequest
 from shared.dispatch import Dispatcher, needed_frames, plan_from_texts
-from shared.endings import EVENTS, fail_job, follow_up_end
-from shared.errors import LeaseLostError, NotFoundError, ObjectNotFoundError, RenderError
+from shared.endings import fail_job, follow_up_end
+from shared.errors import LeaseLostError, ObjectNotFoundError, RenderError
 from shared.frames import Frame, frame_hash
 from shared.job_store import Attempt, JobStore
 from shared.job_view import JobView
@@ -45,7 +44,6 @@ from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amp
 from workers.reporting import Recorder, Watch
 from workers.seed_pictures import SeedPictures
 from workers.spectrogram import Array, mel_amplitudes_from_image
-from workers.webhooks import post_webhook, webhook_body
 
 if TYPE_CHECKING:
     from workers.diffusion import FramePipeline
@@ -59,8 +57,8 @@ _UPLOADS: Final = 4
 class Tasks:
     """The steps of a job, over the stores they read and write.
 
-    Every step but the webhook's takes a lease and raises what its `check` raises, LeaseLostError when its report comes
-    too late, TransientError while a store does not answer, RenderError when the job cannot be rendered.
+    Every step takes a lease and raises what its `check` raises, LeaseLostError when its report comes too late,
+    TransientError while a store does not answer, RenderError when the job cannot be rendered.
     """
 
     def __init__(
@@ -274,35 +272,11 @@ class Tasks:
             keys.append(_state_key(job_id, chunk))
         return all(map(self._objects.exists, keys))
 
-    def post_webhook(self, job_id: str, event: WebhookEvent) -> None:
-        """Post the news of a job's end, signed. Raises WebhookFailedError when the receiver does not take it."""
-        try:
-            fields = self._jobs.read(job_id)
-        except NotFoundError:
-            log.info("no webhook: the job was deleted")
-            return
-        webhook = self._view.job(fields).input.webhook
-        secret = self._settings.webhook_secret
-        if webhook is None or secret is None or event not in webhook.events:
-            return
-        if EVENTS.get(fields["status"]) != event:
-            log.info("no webhook: the job was retried", event_type=event)
-            return
-        # Constant over attempts and restarts, so that a receiver can tell a repeat; a retried job has another.
-        delivery_id = f"dlv_{job_id.removeprefix('job_')}_{event.removeprefix('job.')}"
-        if fields["runs"] != "0":
-            delivery_id += f"_{fields['runs']}"
-        at = datetime.fromtimestamp(int(fields["finished_ms"]) / 1_000, UTC)
-        body = webhook_body(event, self._view.job(fields), at)
-        allow_loopback = self._settings.webhook_allow_loopback
-        status = post_webhook(webhook.url, delivery_id, body, secret.get_secret_value(), allow_loopback=allow_loopback)
-        log.info("webhook delivered", event_type=event, status=status)
-
     def fail(self, attempt: Attempt, failure: JobFailure, *, is_held: bool = True) -> None:
         """End the attempt's job as failed; what it finished stays in storage. A late attempt's word counts for nothing,
         unless `is_held` says that its lease is known to be gone."""
         held = attempt if is_held else None
-        fail_job(attempt.job_id, failure, self._jobs, self._objects, self._dispatcher, held)
+        fail_job(attempt.job_id, failure, self._jobs, self._objects, held)
 
     def _plan(self, lease: Lease) -> Plan:
         plan = plan_from_texts(lease.attempt.input, lease.attempt.sources)
@@ -311,7 +285,7 @@ class Tasks:
         return plan
 
     def _follow_up_end(self, job_id: str) -> None:
-        follow_up_end(job_id, self._jobs, self._objects, self._dispatcher)
+        follow_up_end(job_id, self._jobs, self._objects)
 
 
 def _read_by(plan: Plan, attempt: Attempt) -> tuple[Sequence[int], range]:

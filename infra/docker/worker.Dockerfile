@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# A worker: renders on a GPU or a CPU, makes sound, delivers. The sweeper runs from this image too.
+# A worker: renders on a GPU or a CPU, makes sound, delivers. The sweeper and the courier run from this image too.
 # The base has no CUDA on purpose: torch's wheels bring the CUDA libraries that they were built with, and the driver comes
 # from the host through NVIDIA's container toolkit. A CUDA base would only add a second, unused copy of several gigabytes.
 
@@ -26,6 +26,7 @@ COPY shared shared
 COPY workers workers
 COPY infra/docker/worker_is_alive.py .
 COPY infra/docker/sweeper_is_alive.py .
+COPY infra/docker/courier_is_alive.py .
 USER 10001
 # Well is a worker whose child has reported to Redis within the last seconds; the first report follows the model's loading.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=5m --retries=3 \

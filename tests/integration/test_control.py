@@ -66,13 +66,13 @@ def job_in(state: str, gateway: TestClient, farm: Jobs) -> str:
         done_to(gateway, job_id, "cancel")
     elif state == "failed":
         jobs.finish(job_id, "failed", {"error": '{"code": "x", "message": "y", "retryable": true}'})
-        follow_up_end(job_id, jobs, farm.object_store, farm.dispatcher)
+        follow_up_end(job_id, jobs, farm.object_store)
     elif state == "succeeded":
         finish_batch(farm, taken(jobs, job_id))
         jobs.done(taken(jobs, job_id, "sound"), 100, "w1", 1, [])
         delivery = taken(jobs, job_id, "deliver")
         jobs.finish(job_id, "succeeded", {"outputs": "[]"}, delivery)
-        follow_up_end(job_id, jobs, farm.object_store, farm.dispatcher)
+        follow_up_end(job_id, jobs, farm.object_store)
     return job_id
 
 
@@ -163,7 +163,7 @@ def test_an_end_that_is_followed_up_late_does_not_end_the_retry(gateway: TestCli
     """Whoever canceled the job writes its result only after the retry: storage has it as unfinished all the same."""
     job_id, store = job_in("running", gateway, farm), _SlowStore(farm.object_store)
     farm.job_store.finish(job_id, "canceled")
-    late = threading.Thread(target=follow_up_end, args=(job_id, farm.job_store, store, farm.dispatcher))
+    late = threading.Thread(target=follow_up_end, args=(job_id, farm.job_store, store))
     late.start()
     wait_until(lambda: store.is_waiting, "the result is about to be written")
     assert done_to(gateway, job_id, "retry")["status"] == "queued"
