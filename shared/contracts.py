@@ -35,7 +35,7 @@ MAX_LCM_STEPS: Final = 50
 """Models are distilled for this many points in time; there is no picture at any other."""
 Quality = Literal["fast", "standard", "high", "griffin_lim"]
 Joins = Literal["blend", "repaint", "cut"]
-WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
+WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled"]
 TERMINAL: Final[frozenset[Status]] = frozenset({"succeeded", "failed", "canceled"})
 
 
@@ -80,7 +80,14 @@ class Webhook(_Contract):
 
     url: Annotated[Text, Field(min_length=1, max_length=2_000, description="https URL that is posted to.")]
     events: list[WebhookEvent] = Field(
-        default=["job.succeeded", "job.failed", "job.canceled"], min_length=1, description="Events to send."
+        default=["job.succeeded", "job.failed", "job.canceled"],
+        min_length=1,
+        max_length=5,
+        description="Events to send. job.started and job.progress, the latter at most every 500 ms, are sent once; the "
+        "others again and again until they are taken.",
+    )
+    form: Literal["job", "prediction"] = Field(
+        "job", description="What is posted: an event with the job, or the job as Replicate's clients read it."
     )
 
 
