@@ -18,6 +18,8 @@ from shared.settings import Settings
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 UPLOADS_PATH: Final = "/v1/uploads"
+FILES_PATH: Final = "/v1/files"
+BATCH_PATH: Final = "/v1/jobs/batch"
 
 
 class RequestGuard:
@@ -40,7 +42,12 @@ class RequestGuard:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    # How the caller stands with its limits, once it is known who it is (`api.access`).
+                    *scope["state"].get("answer_headers", ()),
+                ]
             await send(message)
 
         declared = headers.get(b"content-length", "0")
@@ -50,7 +57,10 @@ class RequestGuard:
         await self._counted(scope, receive, send_with_id, limit, request_id)
 
     def _limit(self, path: str) -> int:
-        return self._settings.max_upload_bytes if path == UPLOADS_PATH else self._settings.max_body_bytes
+        if path == BATCH_PATH:
+            return self._settings.max_batch_bytes
+        is_file = path in (UPLOADS_PATH, FILES_PATH)
+        return self._settings.max_upload_bytes if is_file else self._settings.max_body_bytes
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send, limit: int, request_id: str) -> None:
         """Run the app, counting a body that comes without a declared length."""

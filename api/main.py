@@ -17,7 +17,19 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_swagger import patch_fastapi
 
-from api import control, events, farm, jobs, problem_pages, uploads
+from api import (
+    batches,
+    catalogue,
+    control,
+    deliveries,
+    events,
+    farm,
+    jobs,
+    problem_pages,
+    replicate,
+    riffusion,
+    uploads,
+)
 from api.access import Access, is_loopback
 from api.connection import GuardedProtocol
 from api.document import install_document, operation_id
@@ -66,16 +78,22 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))
     install_problems(app)
     app.include_router(jobs.router)
+    app.include_router(batches.router)
     app.include_router(control.router)
+    app.include_router(deliveries.router)
     app.include_router(events.router)
     app.include_router(uploads.router)
+    app.include_router(catalogue.router)
     app.include_router(farm.router)
     app.include_router(problem_pages.router)
+    for face in (*replicate.ROUTERS, riffusion.router):
+        app.include_router(face)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     # Swagger's files come with the package: the documentation works without the Internet.
     patch_fastapi(app, docs_url="/docs")
     install_document(app)
     app.add_middleware(RequestGuard, settings=settings)
+    app.add_middleware(riffusion.OpenToPages)
     return app
 
 
