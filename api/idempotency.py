@@ -15,7 +15,7 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Annotated, Final
 
@@ -35,7 +35,8 @@ from shared.errors import (
     RequestError,
     RiffarmError,
 )
-from shared.object_store import ObjectStore, job_manifest_key
+from shared.manifests import ids_of_manifests, manifest
+from shared.object_store import ObjectStore
 
 log = structlog.get_logger()
 _LEASE_S: Final = 30
@@ -50,7 +51,7 @@ class Once:
     """One request: carried out once under its key, and without a key whenever it comes."""
 
     def __init__(self, farm: Jobs, mark: str | None = None, print_: str = "") -> None:
-        """`mark`: 32 hexadecimal digits that stand for tenant and key, None without a key; `print_`: for the request."""
+        """`mark`: 32 hexadecimal digits that stand for tenant and key, None without one; `print_`: for the request."""
         self._farm = farm
         self._mark = mark
         self._print = print_
@@ -100,7 +101,7 @@ class Once:
             case "again":
                 return Stamp(told[0], mark, origin, is_repeat=True)
         at_ms, has_all = told
-        before_ms = None if has_all else _first_ms(self._farm.object_store, mark, origin)
+        before_ms = None if has_all else _first_ms(self._farm, mark, origin)
         if before_ms is None:
             return Stamp(at_ms, mark, origin)
         self._settle("at_ms", before_ms)
@@ -114,22 +115,28 @@ class Once:
             log.warning("an idempotency key is left to its lease", error=error.message)
 
 
-def _first_ms(object_store: ObjectStore, mark: str, origin: str) -> int | None:
+def _first_ms(farm: Jobs, mark: str, origin: str) -> int | None:
     """When a key's request was first taken, by what storage has of the last day; None when it was not.
 
-    For while Redis may have lost keys: until a look through storage has brought back what it has (`workers.recovery`).
-    Raises IdempotencyMismatchError when it was another request.
+    For while Redis may have lost keys: until it has every job that storage has (`workers.recovery`). Raises
+    IdempotencyMismatchError when it was another request.
     """
+    ids = [*_jobs_of_last_day(farm.object_store)]
+    for job_id in ids:
+        if job_id.endswith((mark[:16], mark[:12])):
+            with suppress(ObjectNotFoundError):
+                if manifest(farm.object_store, job_id).get("origin") != origin:
+                    raise IdempotencyMismatchError
+                return int(job_id[4:16], 16)
+    if farm.job_store.has_all(ids):
+        farm.job_store.move("whole")
+    return None
+
+
+def _jobs_of_last_day(object_store: ObjectStore) -> Iterator[str]:
     now_ms = time.time_ns() // 1_000_000
     for ms in range(now_ms - _KEPT_MS, now_ms + _PREFIX_MS, _PREFIX_MS):
-        for key in object_store.keys(f"jobs/job_{ms:012x}"[:15]):
-            job_id = key.split("/")[1]
-            if job_id.endswith((mark[:16], mark[:12])) and key == job_manifest_key(job_id):
-                with suppress(ObjectNotFoundError):
-                    if json.loads(object_store.get(key)).get("origin") != origin:
-                        raise IdempotencyMismatchError
-                    return int(job_id[4:16], 16)
-    return None
+        yield from ids_of_manifests(object_store, f"job_{ms:012x}"[:10])
 
 
 def _text_from_response(response: Response) -> str:
@@ -150,8 +157,8 @@ async def _once(
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="1..255 printable ASCII characters of your own. The same request with the same key within 24 h is "
-            "not carried out again: it gets the first answer, with `Idempotent-Replayed: true`."
+            description="1..255 printable ASCII characters of your own. The same request with the same key within "
+            "24 h is not carried out again: it gets the first answer, with `Idempotent-Replayed: true`."
         ),
     ] = None,
 ) -> Once:

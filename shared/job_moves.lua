@@ -16,8 +16,8 @@ local MAY_START = {queued = true, running = true}
 local IS_LIVE = {queued = true, running = true, paused = true}
 local TEXTS = {'status', 'stage', 'tenant', 'priority', 'render_queue', 'ready:render', 'ready:sound', 'ready:deliver'}
 local NUMBERS = {
-  'created_ms', 'expires_ms', 'cancel_ms', 'started_ms', 'batches_total', 'chunks_total', 'window', 'next_batch', 'batches_done',
-  'next_chunk', 'chunks_done', 'delivering', 'frames_reused',
+  'audio_s', 'created_ms', 'expires_ms', 'cancel_ms', 'started_ms', 'batches_total', 'chunks_total', 'window',
+  'next_batch', 'batches_done', 'next_chunk', 'chunks_done', 'delivering', 'frames_reused',
 }
 local FIELDS = {unpack(TEXTS)}
 for _, name in ipairs(NUMBERS) do FIELDS[#FIELDS + 1] = name end
@@ -50,6 +50,14 @@ local function tell(id, kind, data)
 end
 
 local function publish(id) redis.call('PUBLISH', P .. 'events', id) end
+
+-- Notes what happens to a job on its way if its webhook asks for that; a courier makes a delivery of it.
+local function note_news(id, event)
+  local webhook = redis.call('HGET', key(id), 'webhook')
+  if webhook and string.find(webhook, '"' .. event .. '"', 1, true) then
+    redis.call('ZADD', P .. 'news', 'NX', now_ms(), id .. ' ' .. event)
+  end
+end
 
 local function tell_status(job)
   local stage = job.stage ~= '' and job.stage or cjson.null
@@ -141,6 +149,16 @@ local function count_backlog(job, sign)
   end
 end
 
+local function audio_ms(audio_s) return math.floor((tonumber(audio_s) or 0) * 1000 + 0.5) end
+
+-- The sound of a tenant's jobs that have not ended.
+local function count_audio(job, sign)
+  local ms = sign * audio_ms(job.audio_s)
+  if ms ~= 0 and redis.call('HINCRBY', P .. 'audio', job.tenant, ms) <= 0 then
+    redis.call('HDEL', P .. 'audio', job.tenant)
+  end
+end
+
 -- Leases. ------------------------------------------------------------------------------------------------------------
 
 -- Who holds an item: its token and its worker; nil when nobody does.
@@ -186,7 +204,7 @@ end
 local function finish(job, status, fields)
   -- What frees memory comes first: so it is not refused when there is none left.
   redis.call('SREM', P .. 'jobs:active', job.id)
-  redis.call('ZREM', P .. 'jobs:live:' .. job.tenant, job.id)
+  if redis.call('ZREM', P .. 'jobs:live:' .. job.tenant, job.id) == 1 then count_audio(job, -1) end
   if MAY_START[job.status] then count_backlog(job, -1) end
   for _, item in ipairs(redis.call('HKEYS', key(job.id, ':leases'))) do
     drop_lease(job.id, item)
@@ -209,7 +227,7 @@ end
 local function open(job, status)
   set(job, 'status', status)
   redis.call('SADD', P .. 'jobs:active', job.id)
-  redis.call('ZADD', P .. 'jobs:live:' .. job.tenant, job.created_ms, job.id)
+  if redis.call('ZADD', P .. 'jobs:live:' .. job.tenant, job.created_ms, job.id) == 1 then count_audio(job, 1) end
   if job.cancel_ms > 0 then redis.call('ZADD', P .. 'jobs:deadlines', job.cancel_ms, job.id) end
   if status == 'queued' then
     redis.call('ZADD', P .. 'jobs:queued', job.created_ms, job.id)
@@ -244,28 +262,41 @@ local function accept(id, fields)
 end
 
 --@ create
--- ARGV id, field, value, … · Records a job and has its work listed; its place among those not begun or 0, and the queues
--- to send a ticket to. A job that is there already stays as it is.
+-- ARGV id, the most jobs of the farm, of its tenant, and ms of sound of its tenant ("" each: no limit), field, value, …
+-- Records a job and has its work listed; its place among those not begun or 0, and the queues to send a ticket to; or
+-- which limit keeps it away, by the rule of shared/quotas.py. A job that is there already stays as it is.
 if redis.call('EXISTS', key(ARGV[1])) == 1 then return {0} end
-local needy = accept(ARGV[1], {unpack(ARGV, 2)})
+local fields = {unpack(ARGV, 5)}
+local told = {}
+for i = 1, #fields, 2 do told[fields[i]] = fields[i + 1] end
+local tenant, ms = told.tenant, audio_ms(told.audio_s)
+local most_jobs_of_farm, most_jobs, most_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if most_jobs_of_farm and redis.call('SCARD', P .. 'jobs:active') >= most_jobs_of_farm then return {'farm'} end
+if most_jobs and redis.call('ZCARD', P .. 'jobs:live:' .. tenant) >= most_jobs then return {'jobs'} end
+if most_ms and ms > 0 and (redis.call('HGET', P .. 'audio', tenant) or 0) + ms > most_ms then return {'audio'} end
+local needy = accept(ARGV[1], fields)
 return {(redis.call('ZRANK', P .. 'jobs:queued', ARGV[1]) or -1) + 1, unpack(needy)}
 
 --@ claim
 -- ARGV key's mark, request's print, token, lease in ms · Takes an idempotency key, unless somebody has it.
--- {'new', ms now, 1 unless Redis may have lost keys} | {'again', ms of the first time} when whoever had it is gone |
+-- {'new', ms now, whether Redis has all keys, as far as is known} | {'again', ms of the first time} when whoever had it is gone |
 -- {'answered', answer} | {'busy'} | {'another'} when it is another request's.
 local place, now = P .. 'idempotency:' .. ARGV[1], now_ms()
 local said = redis.call('HMGET', place, 'print', 'answer', 'until_ms', 'at_ms')
 if not said[1] then
   redis.call('HSET', place, 'print', ARGV[2], 'token', ARGV[3], 'until_ms', now + ARGV[4], 'at_ms', now)
   redis.call('PEXPIREAT', place, now + KEYS_KEPT_MS)
-  return {'new', now, redis.call('EXISTS', P .. 'marker')}
+  return {'new', now, redis.call('EXISTS', P .. 'marker', P .. 'idempotency_whole')}
 end
 if said[1] ~= ARGV[2] then return {'another'} end
 if said[2] then return {'answered', said[2]} end
 if tonumber(said[3]) > now then return {'busy'} end
 redis.call('HSET', place, 'token', ARGV[3], 'until_ms', now + ARGV[4])
 return {'again', tonumber(said[4])}
+
+--@ whole
+-- Notes that no idempotency key is lost: storage has no job that is not here.
+return redis.call('SET', P .. 'idempotency_whole', 1)
 
 --@ settle
 -- ARGV key's mark, token, field or "", value · Notes of a key that we have its 'answer', 'at_ms', when its request was first
@@ -386,8 +417,11 @@ local function begin(job, item)
     redis.call('ZREM', P .. 'jobs:queued', job.id)
     redis.call('ZREM', P .. 'jobs:expiring', job.id)
     redis.call('SADD', P .. 'jobs:running', job.id)
-    if job.started_ms == 0 then set(job, 'started_ms', now) end
     set(job, 'status', 'running', 'stage', stage)
+    if job.started_ms == 0 then
+      set(job, 'started_ms', now)
+      note_news(job.id, 'job.started')
+    end
     tell_status(job)
   elseif job.stage ~= stage then
     set(job, 'stage', stage)
@@ -477,6 +511,7 @@ tell(id, 'progress', cjson.encode({
   started_ms = tonumber(job[3] or 0),
 }))
 publish(id)
+note_news(id, 'job.progress')
 return 1
 
 --@ stage
@@ -523,6 +558,7 @@ else
     started_ms = job.started_ms,
   }))
   publish(id)
+  note_news(id, 'job.progress')
 end
 if ARGV[5] ~= '0' then redis.call('HINCRBY', key(id), 'gpu_ms', ARGV[5]) end
 move_on(job, tonumber(ARGV[7]), {unpack(ARGV, 8)})
@@ -679,7 +715,8 @@ local id = ARGV[1]
 local job = load(id)
 if not job or IS_LIVE[job.status] then return 0 end
 local batch = batch_of(job)
-for _, part in ipairs({'', ':frames', ':done', ':attempts', ':warnings', ':events', ':previews', ':leases'}) do
+local parts = {'', ':frames', ':done', ':attempts', ':warnings', ':events', ':previews', ':leases', ':deliveries'}
+for _, part in ipairs(parts) do
   redis.call('DEL', key(id, part))
 end
 redis.call('ZREM', P .. 'jobs', id)

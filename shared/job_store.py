@@ -26,7 +26,9 @@ Keys, all under `riffarm:`
     jobs:active       set: ids that must still end; jobs:running those begun; jobs:ended those not yet announced
     jobs:expiring     sorted set: ids by the time until which they must have begun; jobs:deleted by time of deletion
     jobs:live:{tenant}, jobs:batch:{tenant}:{batch}  as jobs:of:{tenant}: those that must still end; a batch's
+    idempotency_whole anything: written when storage had no job that is not here, so that no key is lost
     idempotency:{key} hash: the request that an idempotency key stands for, who is at it, its answer; gone after a day
+    audio             hash: tenant → ms of sound in its jobs that must still end
     jobs:deadlines    sorted set: ids by the time at which they are canceled if they have not ended
     queue:{queue}:{class}           list: tenants with work there, in turn
     queue:{queue}:{class}:{tenant}  sorted set: jobs with work there by what remains; …:age by time of creation
@@ -46,18 +48,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 from shared.contracts import TERMINAL, JobType, Stage, Status
-from shared.errors import LeaseLostError, NotFoundError
+from shared.errors import LeaseLostError, NotFoundError, TooMuchError
 from shared.job_events import Event, EventKind, event_from_entry
+from shared.quotas import Full, Quota
 from shared.redis_connection import reachable, redis_from_url
 
 PREFIX: Final = "riffarm:"
 EVENTS_CHANNEL: Final = f"{PREFIX}events"
 """Where the id of a job with new events is published."""
 _JOB_ID: Final = re.compile("job_[0-9a-z]{1,64}")
-_PARTS: Final = ("", ":frames", ":done", ":leases", ":attempts", ":warnings", ":events", ":previews")
 _COUNTERS: Final = (
     "batches_done",
     "chunks_done",
@@ -201,14 +203,17 @@ def moves() -> dict[str, str]:
     return {name: f"{prelude}\n{body}" for name, _, body in named}
 
 
-def _created(job_id: str, fields: Mapping[str, str | int | float]) -> list[str | int | float]:
+def _created(job_id: str, fields: Mapping[str, str | int | float], quota: Quota | None) -> list[str | int | float]:
     """What `create` is told."""
     job_key(job_id)
-    return [job_id, *(part for pair in ({"id": job_id, "status": "queued", **fields}).items() for part in pair)]
+    pairs = (part for pair in ({"id": job_id, "status": "queued", **fields}).items() for part in pair)
+    return [job_id, *(quota or ("", "", "")), *pairs]
 
 
-def _accepted(answer: Sequence[Any]) -> Accepted:
+def _accepted(answer: Sequence[Any], quota: Quota | None) -> Accepted | TooMuchError:
     position, *queues = answer
+    if quota and position in get_args(Full):
+        return quota.error(position)
     return Accepted(int(position) or None, queues)
 
 
@@ -246,18 +251,23 @@ class JobStore:
         """Record a new job and list its first work; the queues that need a ticket. One that is there stays as it is."""
         return self.accept(job_id, fields).queues
 
-    def accept(self, job_id: str, fields: Mapping[str, str | int | float]) -> Accepted:
-        """As `create`; the job's place in the queue too."""
-        return _accepted(self.move("create", *_created(job_id, fields)))
+    def accept(self, job_id: str, fields: Mapping[str, str | int | float], quota: Quota | None = None) -> Accepted:
+        """As `create`; the job's place in the queue too. Raises TooMuchError where the quota has no room."""
+        accepted = _accepted(self.move("create", *_created(job_id, fields, quota)), quota)
+        if isinstance(accepted, TooMuchError):
+            raise accepted
+        return accepted
 
-    def accept_many(self, jobs: Mapping[str, Mapping[str, str | int | float]]) -> dict[str, Accepted | None]:
+    def accept_many(
+        self, jobs: Mapping[str, Mapping[str, str | int | float]], quota: Quota | None = None
+    ) -> dict[str, Accepted | TooMuchError | None]:
         """As `accept` for many jobs in one round trip; by id, None for those that Redis did not take."""
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
             for job_id, fields in jobs.items():
-                self._scripts["create"](args=_created(job_id, fields), client=pipe)
+                self._scripts["create"](args=_created(job_id, fields, quota), client=pipe)
             answers = pipe.execute(raise_on_error=False)
         found = zip(jobs, answers, strict=True)
-        return {job_id: None if isinstance(one, Exception) else _accepted(one) for job_id, one in found}
+        return {job_id: None if isinstance(one, Exception) else _accepted(one, quota) for job_id, one in found}
 
     def restore(
         self,
@@ -461,6 +471,13 @@ class JobStore:
             }
             jobs.append(dict.fromkeys(_COUNTERS, "0") | {"stage": ""} | fields | seen)
         return jobs
+
+    def has_all(self, job_ids: Sequence[str]) -> bool:
+        """Whether there are all these jobs."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.exists(job_key(job_id))
+            return all(pipe.execute())
 
     def status(self, job_id: str) -> Status | None:
         """The job's status, None when there is no such job."""

@@ -48,6 +48,19 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(
         350_000_000, gt=0, description="Largest uploaded file: half an hour of stereo WAV fits"
     )
+    limit_requests_per_minute: int | None = Field(
+        None, gt=0, description="Requests of one tenant; 6,000 when left out, on a farm without keys 1,000,000"
+    )
+    limit_jobs: int | None = Field(
+        None, gt=0, description="One tenant's unfinished jobs; 10,000 when left out, on a farm without keys 1,000,000"
+    )
+    limit_audio_s: int | None = Field(
+        None, gt=0, description="Seconds of sound in them; 360,000 when left out, on a farm without keys 36,000,000"
+    )
+    limit_upload_bytes: int | None = Field(
+        None, gt=0, description="One tenant's uploads; 50 GB when left out, on a farm without keys 5 TB"
+    )
+    max_queued_jobs: int = Field(100_000, gt=0, description="Unfinished jobs of all tenants; above that none is taken")
     output_url_ttl_s: int = Field(
         86_400, gt=0, le=604_800, description="How long an output's URL works; 7 days at most"
     )
