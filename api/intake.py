@@ -20,20 +20,28 @@ from api.planning import Planner
 from api.stamps import Stamp, new_stamp
 from shared.catalogue import ModelEntry
 from shared.contracts import TERMINAL, ConvertRequest, Job
+from shared.deliveries import webhook_field
 from shared.dispatch import Dispatcher, render_queue
 from shared.endings import follow_up_end, remove_job
 from shared.errors import (
     FieldError,
     InvalidRequestError,
     NotFoundError,
+    ObjectNotFoundError,
     QueueUnavailableError,
+    RequestError,
     RiffarmError,
+    TooMuchError,
 )
 from shared.job_store import Accepted, JobStore, Wanted, created_ms_from_job_id, is_job_id
 from shared.job_view import JobView
-from shared.object_store import ObjectStore, job_manifest_key, job_paused_key, job_prefix, job_result_key, job_retry_key
+from shared.logs import request_id
+from shared.manifests import delete_manifest, manifest, put_manifests
+from shared.object_store import ObjectStore, job_paused_key, job_prefix, job_result_key, job_retry_key
 from shared.plan import Conversion, Plan, ResolvedRequest
+from shared.quotas import Room, audio_ms_from_s
 from shared.settings import Settings
+from shared.webhook_urls import WebhookRules
 
 _WRITERS: Final = 16
 """Manifests of a batch written at a time: each waits for the disk, or for S3."""
@@ -65,13 +73,14 @@ class Jobs:
         self.dispatcher = dispatcher
         self.models = models
         self.tenant = tenant
+        self.room: Room | None = None
         self.view = JobView(settings, object_store)
         self._planner = Planner(settings, object_store, models)
 
-    def of(self, tenant: str) -> Jobs:
-        """The same farm as this tenant sees it."""
+    def of(self, tenant: str, room: Room | None = None) -> Jobs:
+        """The same farm as this tenant sees it, who may add to it what there is room for: anything without `room`."""
         jobs = copy(self)
-        jobs.tenant = tenant
+        jobs.tenant, jobs.room = tenant, room
         return jobs
 
     def plan(self, request: ResolvedRequest) -> Plan | Conversion:
@@ -88,9 +97,11 @@ class Jobs:
         if stamp.is_repeat and (job := self.recorded(stamp.job_id)):
             return job
         draft = self.draft(request, stamp, stamp.job_id)
+        if error := self._no_room(draft):
+            raise error
         self._put_manifest(draft)
         try:
-            accepted = self.job_store.accept(draft.id, draft.fields)
+            accepted = self.job_store.accept(draft.id, draft.fields, self.room and self.room.quota)
         except RiffarmError:
             self._undo(draft.id)
             raise
@@ -101,25 +112,32 @@ class Jobs:
         """The job that a request makes, checked against what this farm has. Raises InvalidRequestError."""
         plan = self.plan(request)
         fields = fields_of_plan(plan, stamp.at_ms, self.settings.job_window) | {"tenant": self.tenant}
-        fields |= {name: said for name, said in (("origin", stamp.origin), ("batch_id", batch_id)) if said}
+        told = {"origin": stamp.origin, "batch_id": batch_id, "request_id": request_id()}
+        fields |= {name: said for name, said in told.items() if said}
+        fields |= webhook_field(plan.request.webhook, WebhookRules.from_settings(self.settings))
         return Draft(job_id, fields, plan.warnings)
 
     def accept_many(self, drafts: Sequence[Draft]) -> list[Job | RiffarmError]:
         """As `accept` for many, each on its own: in their order the job, or what kept it away."""
         with ThreadPoolExecutor(_WRITERS) as pool:
-            errors = dict(zip((one.id for one in drafts), pool.map(self._manifest_error, drafts), strict=True))
-            kept = {one.id: one.fields for one in drafts if errors[one.id] is None}
-            created: dict[str, Accepted | None] = {}
+            errors = {one.id: self._no_room(one) for one in drafts}
+            wanted = {one.id: one.fields for one in drafts if errors[one.id] is None}
+            errors |= put_manifests(self.object_store, wanted)
+            kept = {job_id: fields for job_id, fields in wanted.items() if errors[job_id] is None}
+            created: dict[str, Accepted | TooMuchError | None] = {}
             error: RiffarmError = QueueUnavailableError()
             try:
-                created = self.job_store.accept_many(kept)
+                created = self.job_store.accept_many(kept, self.room and self.room.quota)
             except RiffarmError as found:
                 error = found
-            refused = [job_id for job_id in kept if created.get(job_id) is None]
+            accepted = {job_id: one for job_id, one in created.items() if isinstance(one, Accepted)}
+            refused = [job_id for job_id in kept if job_id not in accepted]
             list(pool.map(self._undo, refused))
-        errors |= dict.fromkeys(refused, error)
-        self.dispatcher.send_tickets([queue for one in created.values() if one for queue in one.queues])
-        return [errors[one.id] or self._told(one, created[one.id]) for one in drafts]
+        for job_id in refused:
+            found_full = created.get(job_id)
+            errors[job_id] = found_full if isinstance(found_full, TooMuchError) else error
+        self.dispatcher.send_tickets([queue for one in accepted.values() for queue in one.queues])
+        return [errors[one.id] or self._told(one, accepted[one.id]) for one in drafts]
 
     def recorded(self, job_id: str) -> Job | None:
         """The job with this id, if a gateway that did not live to answer has recorded it; queued if it did not.
@@ -128,14 +146,23 @@ class Jobs:
         """
         with contextlib.suppress(NotFoundError):
             return self.read(job_id)
-        keys = [*self.object_store.keys(job_prefix(job_id))]
-        if job_manifest_key(job_id) not in keys:
+        try:
+            fields = manifest(self.object_store, job_id)
+        except ObjectNotFoundError:
             return None
-        if len(keys) > 1:
+        if next(self.object_store.keys(job_prefix(job_id)), None):
             raise QueueUnavailableError("Redis is being recovered from storage; send the request again shortly.")
-        manifest = json.loads(self.object_store.get(job_manifest_key(job_id)))
-        self.dispatcher.send_tickets(self.job_store.create(job_id, manifest))
+        self.dispatcher.send_tickets(self.job_store.create(job_id, fields))
         return self.read(job_id)
+
+    def _no_room(self, draft: Draft) -> RiffarmError | None:
+        """What keeps a job away before anything is recorded of it; its place is taken where there is room."""
+        try:
+            if self.room:
+                self.room.take(audio_ms_from_s(draft.fields["audio_s"]))
+        except RequestError as error:
+            return error
+        return None
 
     def _told(self, draft: Draft, accepted: Accepted | None) -> Job:
         """The new job without asking for it; what it should be warned of is recorded."""
@@ -146,15 +173,8 @@ class Jobs:
         return self.view.new_job(draft.id, draft.fields, (accepted and accepted.queue_position) or 0, draft.warnings)
 
     def _put_manifest(self, draft: Draft) -> None:
-        manifest = json.dumps({"id": draft.id, **draft.fields}).encode()
-        self.object_store.put(job_manifest_key(draft.id), manifest, "application/json")
-
-    def _manifest_error(self, draft: Draft) -> RiffarmError | None:
-        try:
-            self._put_manifest(draft)
-        except RiffarmError as error:
-            return error
-        return None
+        if error := put_manifests(self.object_store, {draft.id: draft.fields})[draft.id]:
+            raise error
 
     def _undo(self, job_id: str) -> None:
         # The client is told that nothing was recorded, so nothing may stay.
@@ -167,7 +187,7 @@ class Jobs:
         self.job_store.forget(job_id)
 
     def _undo_manifest(self, job_id: str) -> None:
-        self.object_store.delete(job_manifest_key(job_id))
+        delete_manifest(self.object_store, job_id)
 
     def fields(self, job_id: str) -> dict[str, str]:
         """All fields of one of the tenant's jobs. Raises NotFoundError, also for another tenant's."""
@@ -184,7 +204,7 @@ class Jobs:
         """Cancel a job; one that has ended already stays as it is."""
         self.fields(job_id)
         self.job_store.finish(job_id, "canceled")
-        follow_up_end(job_id, self.job_store, self.object_store, self.dispatcher)
+        follow_up_end(job_id, self.job_store, self.object_store)
         return self.read(job_id)
 
     def pause(self, job_id: str) -> Job:

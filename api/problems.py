@@ -32,6 +32,7 @@ from shared.contracts import (
 )
 from shared.errors import (
     AccessDeniedError,
+    FarmFullError,
     FieldError,
     ForbiddenError,
     IdempotencyInFlightError,
@@ -39,8 +40,11 @@ from shared.errors import (
     InvalidRequestError,
     NotFoundError,
     QueueUnavailableError,
+    QuotaExceededError,
+    RateLimitedError,
     RiffarmError,
     StorageUnavailableError,
+    TooMuchError,
 )
 
 log = structlog.get_logger()
@@ -75,6 +79,7 @@ PROBLEMS: Final = {
         Problem(
             "unsupported_media_type", 415, "This kind of content is not taken", "See /docs for what each path takes."
         ),
+        Problem("range_not_satisfiable", 416, "The file has no such range", "Ask as in 'Range: bytes=0-1023'."),
         Problem(
             "idempotency_in_flight", 409, "The first such request is not answered yet", "Send it again a little later."
         ),
@@ -82,8 +87,11 @@ PROBLEMS: Final = {
             "idempotency_mismatch", 422, "The Idempotency-Key is another request's", "Send a new key with a new request."
         ),
         Problem("invalid_request", 422, "A field is not right", "See 'errors' for each field and what is allowed."),
-        Problem("headers_too_large", 431, "The headers are too large", "Send fewer or shorter ones; cookies are not needed."),
+        Problem("rate_limited", 429, "Too many requests", "Wait as long as 'Retry-After' says."),
+        Problem("quota_exceeded", 429, "You have as much as you may", "Try again when some jobs have ended."),
+        Problem("headers_too_large", 431, "The headers are too large", "Send fewer or shorter ones."),
         Problem("internal_error", 500, "The gateway made a mistake", "Report it with the request id in 'instance'."),
+        Problem("farm_full", 503, "The farm takes no more work now", "Nothing was recorded. Try again shortly."),
         Problem("storage_unavailable", 503, "Storage does not answer", "Nothing was recorded. Try again shortly."),
         Problem("queue_unavailable", 503, "The queue does not answer", "Nothing was recorded. Try again shortly."),
     )
@@ -97,6 +105,9 @@ _CODE_OF_ERROR: Final[dict[type[RiffarmError], str]] = {
     NotFoundError: "not_found",
     AccessDeniedError: "unauthorized",
     ForbiddenError: "forbidden",
+    RateLimitedError: "rate_limited",
+    QuotaExceededError: "quota_exceeded",
+    FarmFullError: "farm_full",
     StorageUnavailableError: "storage_unavailable",
     QueueUnavailableError: "queue_unavailable",
 }
@@ -156,7 +167,10 @@ def install_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RiffarmError)
     async def riffarm_error(request: Request, error: RiffarmError) -> JSONResponse:
-        return problem_response(request, *what_is_wrong(error))
+        response = problem_response(request, *what_is_wrong(error))
+        if isinstance(error, TooMuchError):
+            response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:

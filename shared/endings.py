@@ -15,7 +15,8 @@ from shared.contracts import JobFailure, WebhookEvent
 from shared.deliveries import Deliveries
 from shared.errors import NotFoundError
 from shared.job_store import Attempt, JobStore
-from shared.object_store import ObjectStore, job_manifest_key, job_prefix, job_result_key, preview_prefix
+from shared.manifests import delete_manifest
+from shared.object_store import ObjectStore, job_prefix, job_result_key, preview_prefix
 
 EVENTS: Final[dict[str, WebhookEvent]] = {
     "succeeded": "job.succeeded",
@@ -99,7 +100,7 @@ def remove_job(job_id: str, job_store: JobStore, object_store: ObjectStore) -> b
     with contextlib.suppress(NotFoundError):
         Deliveries(job_store.redis).detach(job_store.read(job_id))
     # Before all else in storage: without its manifest no recovery brings it back.
-    object_store.delete(job_manifest_key(job_id))
+    delete_manifest(object_store, job_id)
     for key in list(object_store.keys(job_prefix(job_id))):
         object_store.delete(key)
     return job_store.forget(job_id)

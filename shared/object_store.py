@@ -13,10 +13,10 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Literal, Protocol
 from urllib.parse import quote
 
 from shared.errors import ObjectNotFoundError, StorageUnavailableError
@@ -32,6 +32,8 @@ _NAME: Final = r"[A-Za-z0-9_=+@,-][A-Za-z0-9_=+@,.-]{0,254}"
 _NAME_PATTERN: Final = re.compile(_NAME)
 _KEY_PATTERN: Final = re.compile(rf"{_NAME}(?:/{_NAME})*")
 _S3_URL_PATTERN: Final = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*?)/?)?")
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""How a file system says that a file has one name, or no more than it has."""
 _HASH_PATTERN: Final = re.compile(r"[0-9a-f]{16,128}")
 
 
@@ -59,7 +61,7 @@ def folder_of(prefix: str) -> str:
 
 def job_manifest_key(job_id: str) -> str:
     """Where a job's request and resolved plan are kept."""
-    return f"jobs/{_name(job_id)}/manifest.json"
+    return f"manifests/{_name(job_id)}.json"
 
 
 def job_result_key(job_id: str, runs: int = 0) -> str:
@@ -205,16 +207,27 @@ class LocalDiskStore:
         with self._new_object(key) as file:
             file.write(data)
 
+    def put_linked(self, keys: Sequence[str], data: bytes) -> None:
+        """Write one object under several names of one folder: each as `put`, all for about the price of one."""
+        with self._new_object(keys[0], keys[1:]) as file:
+            file.write(data)
+
+    def blank(self, key: str, start: int, stop: int) -> None:
+        """Overwrite these bytes of an object with spaces, under all its names. Raises ObjectNotFoundError."""
+        with self._opened(key, "r+b") as file:
+            file.seek(start)
+            file.write(b" " * (stop - start))
+
     def put_file(self, key: str, path: Path, media_type: str) -> None:
         with path.open("rb") as source, self._new_object(key) as file:
             shutil.copyfileobj(source, file, 2**20)
 
     def get(self, key: str) -> bytes:
-        with self._reading(key) as file:
+        with self._opened(key, "rb") as file:
             return file.read()
 
     def pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
-        with self._reading(key) as file:
+        with self._opened(key, "rb") as file:
             file.seek(start)
             while start < stop and (piece := file.read(min(PIECE_BYTES, stop - start))):
                 start += len(piece)
@@ -283,10 +296,10 @@ class LocalDiskStore:
             raise NotADirectoryError(errno.ENOTDIR, "the folder is gone", str(self.root))
 
     @contextmanager
-    def _reading(self, key: str) -> Iterator[BinaryIO]:
+    def _opened(self, key: str, mode: Literal["rb", "r+b"]) -> Iterator[BinaryIO]:
         with self._disk_errors():
             try:
-                file = self.path(key).open("rb")
+                file = self.path(key).open(mode)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
                 self._require_root()
                 raise ObjectNotFoundError(f"there is no object {key}") from error
@@ -294,17 +307,17 @@ class LocalDiskStore:
                 yield file
 
     @contextmanager
-    def _new_object(self, key: str) -> Iterator[BinaryIO]:
-        path = self.path(key)
+    def _new_object(self, key: str, more_keys: Sequence[str] = ()) -> Iterator[BinaryIO]:
+        path, more = self.path(key), [self.path(one) for one in more_keys]
         with self._disk_errors():
             # A lost mount must not be replaced by a folder of its name on another disk.
             self._require_root()
-        with self._new_file(path) as file:
+        with self._new_file(path, more) as file:
             yield file
 
     @contextmanager
-    def _new_file(self, path: Path) -> Iterator[BinaryIO]:
-        """A file that takes its name when it is complete and safe on the disk."""
+    def _new_file(self, path: Path, more: Sequence[Path]) -> Iterator[BinaryIO]:
+        """A file that takes its name, and more names beside it, when it is complete and safe on the disk."""
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.parent / f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}"
@@ -313,6 +326,8 @@ class LocalDiskStore:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
+                for other in more:
+                    _link(temporary, other)
                 os.replace(temporary, path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -326,6 +341,20 @@ class LocalDiskStore:
         except OSError as error:
             reason, where = error.strerror or str(error), error.filename or self.root
             raise StorageUnavailableError(f"the local storage cannot be used: {reason}: {where}") from error
+
+
+def _link(path: Path, other: Path) -> None:
+    """Let a whole file have another name beside its own, in place of whatever had that name."""
+    aside = other.parent / f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    try:
+        os.link(path, aside)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(path, aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+    os.replace(aside, other)
 
 
 def _sync_folder(folder: Path) -> None:

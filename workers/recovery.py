@@ -11,11 +11,13 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from heapq import merge
 from itertools import groupby, islice
 from typing import Any, Final, NamedTuple
 
 import structlog
 
+from shared import manifests
 from shared.deliveries import LONGEST_S
 from shared.dispatch import Dispatcher, needed_frames, plan_of
 from shared.errors import LeaseLostError, ObjectNotFoundError, TransientError
@@ -107,10 +109,12 @@ class _Pass:
 
     def _folders(self) -> Iterator[tuple[str, set[str]]]:
         """Every job's id, with the keys of all that is its own."""
-        for name, keys in groupby(self._objects.keys("jobs/"), lambda key: key.split("/", 2)[1]):
+        of_jobs = ((key.split("/", 2)[1], key) for key in self._objects.keys("jobs/"))
+        of_manifests = ((one, job_manifest_key(one)) for one in manifests.ids_of_manifests(self._objects))
+        for name, found in groupby(merge(of_jobs, of_manifests), lambda one: one[0]):
             self._go_on()
             if is_job_id(name):
-                yield name, set(keys)
+                yield name, {key for _, key in found}
 
     def _has_removed_orphan(self, job_id: str, keys: Iterable[str]) -> bool:
         """Remove what a deleted job, or one that was never accepted, has left behind."""
@@ -142,7 +146,7 @@ class _Pass:
             return False
 
     def _has_restored(self, job_id: str, keys: set[str]) -> bool:
-        manifest = json.loads(self._objects.get(job_manifest_key(job_id)))
+        manifest = manifests.manifest(self._objects, job_id)
         plan, runs = plan_of(manifest), _runs(keys)
         if has_ended := _has_ended(job_id, keys):
             result = json.loads(self._objects.get(job_result_key(job_id, runs)))

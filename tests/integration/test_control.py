@@ -325,7 +325,7 @@ def test_a_deletion_that_storage_broke_off_is_finished_by_the_next(
         broken.setattr(farm.object_store, "keys", fail)
         assert gateway.delete(f"/v1/jobs/{job_id}").status_code == 503
     assert gateway.get(f"/v1/jobs/{job_id}").json()["status"] == "canceled"
-    assert "manifest.json" not in {path.name for path in recorded(settings)}
+    assert job_id not in {path.stem for path in recorded(settings)}
     assert gateway.delete(f"/v1/jobs/{job_id}").status_code == 204
     assert recorded(settings) == []
 

@@ -40,7 +40,7 @@ def test_a_job_is_recorded_in_storage_queued_and_answered_whole(
         "eta_s": None,
     }
     assert waiting_batches(valkey) == 2
-    manifest = json.loads(next(path for path in recorded(settings) if path.name == "manifest.json").read_text())
+    manifest = json.loads(next(path for path in recorded(settings) if path.stem == job["id"]).read_text())
     assert json.loads(manifest["input"]) == job["input"]
     assert gateway.get(f"/v1/jobs/{job['id']}").json() == job
 

@@ -16,7 +16,7 @@ from tests.swift_s3 import S3Server
 
 def test_the_scheme_of_keys() -> None:
     """What is written today is found by tomorrow's code."""
-    assert keys_module.job_manifest_key("job_1") == "jobs/job_1/manifest.json"
+    assert keys_module.job_manifest_key("job_1") == "manifests/job_1.json"
     assert keys_module.job_result_key("job_1") == "jobs/job_1/result.json"
     assert keys_module.chunk_key("job_1", 2, 34) == "jobs/job_1/chunks/002-00034.wav"
     assert keys_module.chunk_state_key("job_1", 2, 34) == "jobs/job_1/chunks/002-00034.state.npz"
