@@ -65,6 +65,10 @@ class Valkey:
         except redis.exceptions.ConnectionError:
             return False
 
+    def empty(self) -> None:
+        with redis.Redis(port=self.port) as client:
+            client.flushall()
+
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -81,8 +85,7 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 @pytest.fixture
 def valkey(valkey_server: Valkey) -> Valkey:
     """An empty Valkey."""
-    with redis.Redis(port=valkey_server.port) as client:
-        client.flushall()
+    valkey_server.empty()
     return valkey_server
 
 
