@@ -1,7 +1,7 @@
 """Many requests at once, over HTTP: each is answered on its own, and all that were taken share a `batch_id`.
 
-Owns the form of a batch, as a JSON array or JSON Lines, and of its answer. Leaves out what makes a job of a request
-(`api.intake`).
+Owns the form of a batch, as a JSON array or JSON Lines. Leaves out that of its answer (`api.answers`), and what makes a
+job of a request (`api.intake`).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from api.access import Submitting
+from api.answers import BatchAnswer, BatchItem, ProblemDocument
 from api.bodies import StrictRoute, media_type_of, value_from_json
 from api.guard import BATCH_PATH
 from api.idempotency import Once, OncePerKey
 from api.intake import Draft, Jobs
 from api.jobs import BODY_PROBLEMS, ONCE_PROBLEMS, UNAVAILABLE
-from api.problem_pages import ProblemDocument
 from api.problems import PROBLEMS, Wrong, problem_body, responses, what_is_wrong, what_is_wrong_in
 from api.stamps import Stamp
 from shared.contracts import JOB_REQUEST, Job
@@ -33,28 +33,6 @@ _LINES: Final = frozenset({"application/x-ndjson", "application/jsonl", "applica
 _PLANNERS: Final = 16
 """Requests planned at a time: one that names an upload waits for storage."""
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
-
-
-class BatchItem(BaseModel):
-    """What became of one request: a job, or the problem with it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    index: int = Field(description="The request's place in the batch, from 0.")
-    status: int = Field(description="The HTTP status that it would have had alone: 202 with a job.")
-    job: Job | None
-    problem: ProblemDocument | None
-
-
-class BatchAnswer(BaseModel):
-    """What became of a batch, request by request."""
-
-    model_config = ConfigDict(frozen=True)
-
-    batch_id: str = Field(description="Shared by all its jobs; `GET /v1/jobs?batch_id=…` lists them.")
-    accepted: int = Field(description="Requests of which there is a job now.")
-    refused: int
-    data: list[BatchItem] = Field(description="In the order of the requests.")
 
 
 _REQUEST_SCHEMA: Final = {

@@ -6,8 +6,9 @@ following (`api.following`), downloading (`api.downloads`), and showing anything
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,6 +16,7 @@ from urllib.parse import quote
 
 import httpx
 
+from api.answers import BatchAnswer, Delivery, WebhookSecretAnswer
 from api.downloads import download
 from api.farm_report import FarmReport, WorkerList, WorkerReport
 from api.following import followed
@@ -91,6 +93,22 @@ class Client:
         )
         return _job(answer)
 
+    def submit_batch(self, requests: Iterable[Mapping[str, Any]], idempotency_key: str | None = None) -> BatchAnswer:
+        """Submit up to 1,000 requests at once; what became of each, in order: a job, or the problem with it.
+
+        idempotency_key: as of submit. Codes beside those of every call: invalid_request, body_too_large,
+        idempotency_mismatch. A request that is refused alone is no error: see the answer's `data`.
+        """
+        lines = "\n".join(json.dumps(dict(request), ensure_ascii=False) for request in requests)
+        answer = self._transport.call(
+            "POST",
+            "/v1/jobs/batch",
+            content=lines.encode(),
+            headers={"Content-Type": "application/x-ndjson"},
+            idempotency_key=idempotency_key,
+        )
+        return BatchAnswer.model_validate_json(answer.content)
+
     def plan(self, request: Mapping[str, Any]) -> PlanSummary:
         """What a request would render; nothing is queued. Codes: as of submit."""
         return PlanSummary.model_validate_json(self._call("POST", "/v1/jobs/plan", json=dict(request)).content)
@@ -137,6 +155,26 @@ class Client:
     def delete(self, job_id: str) -> None:
         """Cancel a job if it lives, and remove it with its outputs. Codes: not_found."""
         self._call("DELETE", f"/v1/jobs/{_part(job_id)}")
+
+    # Webhooks
+
+    def deliveries(self, job_id: str) -> Iterator[Delivery]:
+        """What was posted to a job's webhook, newest first, with how its receiver answered. Codes: not_found."""
+        for one in self._pages(f"/v1/jobs/{_part(job_id)}/deliveries", {"limit": 200}):
+            yield Delivery.model_validate(one)
+
+    def replay(self, job_id: str, delivery_id: str) -> Delivery:
+        """Send a delivery again, under the same webhook-id. Codes: not_found."""
+        path = f"/v1/jobs/{_part(job_id)}/deliveries/{_part(delivery_id)}/replay"
+        return Delivery.model_validate_json(self._call("POST", path).content)
+
+    def webhook_secret(self) -> WebhookSecretAnswer:
+        """The secret that signs your webhooks. Codes: forbidden (it needs the scope `admin`)."""
+        return WebhookSecretAnswer.model_validate_json(self._call("GET", "/v1/webhooks/secret").content)
+
+    def rotate_webhook_secret(self) -> WebhookSecretAnswer:
+        """A new secret; for 24 hours webhooks carry two signatures, the new one first. Codes: forbidden."""
+        return WebhookSecretAnswer.model_validate_json(self._call("POST", "/v1/webhooks/secret/rotate").content)
 
     # Files
 

@@ -1,68 +1,28 @@
 """Webhooks over HTTP: a job's deliveries with their attempts, sending one again, and the secret that signs them.
 
-Leaves out posting (`workers.courier`) and what becomes of a delivery (`shared.deliveries`).
+Leaves out the form of answers (`api.answers`), posting (`workers.courier`) and what becomes of a delivery
+(`shared.deliveries`).
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from api.access import Operating, Reading, Submitting
+from api.answers import Attempt, Delivery, DeliveryPage, WebhookSecretAnswer
 from api.problems import responses
 from shared import deliveries
-from shared.contracts import WebhookEvent
 from shared.deliveries import Deliveries
 from shared.webhook_secrets import WebhookSecret, WebhookSecrets
 
 router = APIRouter(prefix="/v1", tags=["webhooks"])
 _ON_JOBS: Final = responses("not_found", "invalid_request", "unauthorized", "forbidden", "queue_unavailable")
 _ON_SECRETS: Final = responses("unauthorized", "forbidden", "queue_unavailable", "storage_unavailable")
-
-
-class Attempt(BaseModel):
-    """One go at posting a delivery."""
-
-    at: datetime = Field(description="When it began.")
-    ms: int = Field(description="How long it took, in milliseconds; 15,000 at most.")
-    status: int | None = Field(description="The receiver's HTTP status; null when it gave no answer.")
-    error: str | None = Field(description="Why there was no answer.")
-
-
-class Delivery(BaseModel):
-    """One event of a job on its way to the job's webhook."""
-
-    id: str = Field(description="Its webhook-id: the same at every attempt.")
-    job_id: str
-    event: WebhookEvent
-    url: str
-    state: Literal["pending", "delivered", "failed", "gone"] = Field(
-        description="pending until the receiver takes it (2xx); failed after the last attempt; gone when the receiver "
-        "answered 410, after which it gets no further news of this job."
-    )
-    created_at: datetime = Field(description="When the event happened.")
-    next_attempt_at: datetime | None = Field(description="When it is posted next; null unless it is pending.")
-    attempts: list[Attempt] = Field(description="The last 20, oldest first.")
-
-
-class DeliveryPage(BaseModel):
-    """A job's deliveries, newest first."""
-
-    data: list[Delivery]
-    next: str | None = Field(description="Where the next page is.")
-
-
-class WebhookSecretAnswer(BaseModel):
-    """The secret that signs a tenant's webhooks."""
-
-    secret: str = Field(description="whsec_ and base64 of the key, as the Standard Webhooks libraries take it.")
-    previous_secret_expires_at: datetime | None = Field(
-        description="Until when the secret before this one signs too; null when there is none."
-    )
 
 
 @router.get(

@@ -12,8 +12,9 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from api.answers import ProblemDocument
 from api.examples import BY_OPERATION, PARAMETERS
-from api.problem_pages import ProblemDocument, example_of
+from api.problem_pages import example_of
 from api.problems import CODES, MEDIA_TYPE, PROBLEMS
 
 FACES: Final = frozenset({"replicate", "riffusion"})
@@ -79,8 +80,9 @@ _REQUEST_ID: Final = {
 
 
 def operation_id(route: APIRoute) -> str:
-    """What generated clients call a route: its function's name."""
-    return route.name
+    """What generated clients call a route: its function's name, on the faces with the face before it."""
+    face = next((str(tag) for tag in route.tags if tag in FACES), None)
+    return f"{face}_{route.name}" if face else route.name
 
 
 def install_document(app: FastAPI) -> None:
@@ -105,7 +107,8 @@ def complete(document: dict[str, Any]) -> None:
     used = {tag for _, _, operation in operations(document) for tag in operation.get("tags", ())}
     document["tags"] = [{"name": name, "description": text} for name, text in TAGS if name in used]
     components = document["components"]
-    components["schemas"]["Problem"] = ProblemDocument.model_json_schema()
+    problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+    components["schemas"] |= {**problem.pop("$defs"), "ProblemDocument": problem}
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     components["headers"] = {
@@ -159,7 +162,7 @@ def _document_problems(response: dict[str, Any]) -> None:
     own = response["description"] if MEDIA_TYPE not in response.get("content", {}) else ""
     response["description"] = f"{own} {words}".strip()
     response.setdefault("content", {})[MEDIA_TYPE] = {
-        "schema": {"$ref": "#/components/schemas/Problem"},
+        "schema": {"$ref": "#/components/schemas/ProblemDocument"},
         "examples": {code: {"summary": PROBLEMS[code].title, "value": example_of(code)} for code in codes},
     }
 

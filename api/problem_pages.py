@@ -1,7 +1,7 @@
 """What the `type` of a problem leads to: a page that says what it means and what to do, with an example.
 
-Owns the words for what each problem means, and the problem's form in the OpenAPI document. Leaves out which problems
-there are and when they are answered (`api.problems`).
+Owns the words for what each problem means. Leaves out which problems there are and when they are answered
+(`api.problems`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, Field
 
 from api.problems import PROBLEMS, Problem, problem_body, responses
 from shared.errors import FieldError, NotFoundError
@@ -65,27 +64,6 @@ _STYLE: Final = (
     "body{font:1rem/1.6 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}pre{overflow:auto}"
 )
 router = APIRouter(tags=["problems"])
-
-
-class WrongField(BaseModel):
-    """One field of a request that is not right."""
-
-    field: str = Field(description="Where it is: a name of the body, a parameter or a header; `keyframes[1].at_s`.")
-    message: str = Field(description="What is wrong with it.")
-    got: Any = Field(description="What came, shortened; null when nothing did.")
-    allowed: Any = Field(description="What would be right: a range, a list of values, the nearest known name; or null.")
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457 problem details."""
-
-    type: str = Field(description="Path of a page about this kind of problem.")
-    title: str = Field(description="The kind of problem in a few words, always the same for a code.")
-    status: int = Field(description="The answer's HTTP status.")
-    detail: str = Field(description="One sentence on this very case that says what to do.")
-    instance: str = Field(description="The request's id, as in `X-Request-Id` and in the log.")
-    code: str = Field(description="The kind of problem, for programs: stable.")
-    errors: list[WrongField] | None = Field(None, description="Each wrong field; only with `invalid_request`.")
 
 
 def example_of(code: str) -> dict[str, Any]:
