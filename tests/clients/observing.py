@@ -1,0 +1,62 @@
+"""What the clients' scripts share: each scenario's outcome as JSON, and a receiver for webhooks. The standard library
+alone: this runs in the environments of the clients."""
+
+from __future__ import annotations
+
+import json
+import threading
+import traceback
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+RIFFUSION = "riffusion/riffusion:8cf61ea6c56afd61d8f5b9ffd14d7c216c0a93844ce2d82ac1c9ecc9c7f24e05"
+CLIP = {"prompt": "calm strings", "seed": 3, "num_inference_steps": 4, "formats": ["wav"]}
+KEYFRAMES = [{"prompt": "calm strings", "seed": 1}, {"prompt": "loud brass", "seed": 2}]
+# Two seconds of work on one worker, and fifty.
+TRACK = {"keyframes": KEYFRAMES, "duration_s": 51.2, "num_inference_steps": 4, "formats": ["wav"]}
+LONG = {"keyframes": KEYFRAMES, "duration_s": 1280.0, "num_inference_steps": 4}
+
+
+def observed(scenario: Callable[[], object]) -> object:
+    """What a scenario gives, or what it raised."""
+    try:
+        return scenario()
+    except Exception as error:  # noqa: BLE001 — the test is told
+        return {"raised": type(error).__name__, "text": str(error), "trace": traceback.format_exc()[-2_000:]}
+
+
+def tell(scenarios: list[Callable[[], object]]) -> None:
+    """Run the scenarios and print what came of each, as one JSON object."""
+    print(json.dumps({one.__name__: observed(one) for one in scenarios}))
+
+
+class Receiver:
+    """Keeps what it is sent until it has heard of an end."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[dict[str, str], str]] = []
+        self._is_over = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"])).decode()
+                receiver.calls.append((dict(self.headers), body))
+                self.send_response(204)
+                self.end_headers()
+                if json.loads(body)["status"] in ("succeeded", "failed", "canceled"):
+                    receiver._is_over.set()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+
+    def wait(self) -> list[tuple[dict[str, str], str]]:
+        """What came, once an end was among it."""
+        if not self._is_over.wait(30):
+            raise TimeoutError(f"no end among {len(self.calls)} calls")
+        self._server.shutdown()
+        return self.calls
