@@ -101,7 +101,11 @@ class Once:
             case "again":
                 return Stamp(told[0], mark, origin, is_repeat=True)
         at_ms, has_all = told
-        before_ms = None if has_all else _first_ms(self._farm, mark, origin)
+        try:
+            before_ms = None if has_all else _first_ms(self._farm, mark, origin)
+        except RiffarmError:
+            self._settle()
+            raise
         if before_ms is None:
             return Stamp(at_ms, mark, origin)
         self._settle("at_ms", before_ms)

@@ -10,7 +10,7 @@ import base64
 import binascii
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict
@@ -31,7 +31,6 @@ from shared.errors import (
     QueueUnavailableError,
     RequestError,
     RiffarmError,
-    TooMuchError,
 )
 from shared.job_store import Accepted, JobStore, Wanted, created_ms_from_job_id, is_job_id
 from shared.job_view import JobView
@@ -101,7 +100,7 @@ class Jobs:
             raise error
         self._put_manifest(draft)
         try:
-            accepted = self.job_store.accept(draft.id, draft.fields, self.room and self.room.quota)
+            accepted = self.job_store.accept(draft.id, draft.fields, self.room.quota if self.room else None)
         except RiffarmError:
             self._undo(draft.id)
             raise
@@ -119,25 +118,28 @@ class Jobs:
 
     def accept_many(self, drafts: Sequence[Draft]) -> list[Job | RiffarmError]:
         """As `accept` for many, each on its own: in their order the job, or what kept it away."""
-        with ThreadPoolExecutor(_WRITERS) as pool:
-            errors = {one.id: self._no_room(one) for one in drafts}
-            wanted = {one.id: one.fields for one in drafts if errors[one.id] is None}
+        errors: dict[str, RiffarmError | None] = {one.id: self._no_room(one) for one in drafts}
+        wanted = {one.id: one.fields for one in drafts if errors[one.id] is None}
+        if wanted:
             errors |= put_manifests(self.object_store, wanted)
-            kept = {job_id: fields for job_id, fields in wanted.items() if errors[job_id] is None}
-            created: dict[str, Accepted | TooMuchError | None] = {}
-            error: RiffarmError = QueueUnavailableError()
-            try:
-                created = self.job_store.accept_many(kept, self.room and self.room.quota)
-            except RiffarmError as found:
-                error = found
-            accepted = {job_id: one for job_id, one in created.items() if isinstance(one, Accepted)}
-            refused = [job_id for job_id in kept if job_id not in accepted]
-            list(pool.map(self._undo, refused))
-        for job_id in refused:
-            found_full = created.get(job_id)
-            errors[job_id] = found_full if isinstance(found_full, TooMuchError) else error
+        created = self._created({job_id: fields for job_id, fields in wanted.items() if errors[job_id] is None})
+        accepted = {job_id: one for job_id, one in created.items() if isinstance(one, Accepted)}
+        errors |= {job_id: one for job_id, one in created.items() if isinstance(one, RiffarmError)}
         self.dispatcher.send_tickets([queue for one in accepted.values() for queue in one.queues])
         return [errors[one.id] or self._told(one, accepted[one.id]) for one in drafts]
+
+    def _created(self, jobs: dict[str, dict[str, Any]]) -> dict[str, Accepted | RiffarmError]:
+        """Records of these jobs, or what kept them away: then their manifests are gone too."""
+        found: Mapping[str, Accepted | RiffarmError | None] = {}
+        error: RiffarmError = QueueUnavailableError()
+        try:
+            found = self.job_store.accept_many(jobs, self.room.quota if self.room else None) if jobs else {}
+        except RiffarmError as refusal:
+            error = refusal
+        created = {job_id: found.get(job_id) or error for job_id in jobs}
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            list(pool.map(self._undo, [job_id for job_id, one in created.items() if isinstance(one, RiffarmError)]))
+        return created
 
     def recorded(self, job_id: str) -> Job | None:
         """The job with this id, if a gateway that did not live to answer has recorded it; queued if it did not.
