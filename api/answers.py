@@ -43,8 +43,8 @@ class BatchItem(_Answer):
 
     index: int = Field(description="The request's place in the batch, from 0.")
     status: int = Field(description="The HTTP status that it would have had alone: 202 with a job.")
-    job: Job | None
-    problem: ProblemDocument | None
+    job: Job | None = Field(description="The job; null when the request was refused.")
+    problem: ProblemDocument | None = Field(description="Why it was refused; null when there is a job.")
 
 
 class BatchAnswer(_Answer):
@@ -52,7 +52,7 @@ class BatchAnswer(_Answer):
 
     batch_id: str = Field(description="Shared by all its jobs; `GET /v1/jobs?batch_id=…` lists them.")
     accepted: int = Field(description="Requests of which there is a job now.")
-    refused: int
+    refused: int = Field(description="Requests that were refused; the others are not touched by it.")
     data: list[BatchItem] = Field(description="In the order of the requests.")
 
 
@@ -69,9 +69,9 @@ class Delivery(_Answer):
     """One event of a job on its way to the job's webhook."""
 
     id: str = Field(description="Its webhook-id: the same at every attempt.")
-    job_id: str
-    event: WebhookEvent
-    url: str
+    job_id: str = Field(description="The job that it tells of.")
+    event: WebhookEvent = Field(description="What happened.")
+    url: str = Field(description="Where it is posted.")
     state: Literal["pending", "delivered", "failed", "gone"] = Field(
         description="pending until the receiver takes it (2xx); failed after the last attempt; gone when the receiver "
         "answered 410, after which it gets no further news of this job."

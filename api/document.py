@@ -14,11 +14,14 @@ from fastapi.routing import APIRoute
 
 from api.answers import ProblemDocument
 from api.examples import BY_OPERATION, PARAMETERS
+from api.header_words import FILES, HEADERS, REQUEST_HEADERS, headers_of
 from api.problem_pages import example_of
 from api.problems import CODES, MEDIA_TYPE, PROBLEMS
 
 FACES: Final = frozenset({"replicate", "riffusion"})
-"""Groups of routes whose errors have a form that their clients expect, instead of problems."""
+"""Groups of routes that others laid out."""
+OWN_ERRORS: Final = frozenset({"riffusion"})
+"""Of these, who answers errors in a form of its own instead of problems."""
 TAGS: Final = (
     ("jobs", "Submit, plan, read, list, follow and control jobs, and fetch what they made."),
     ("webhooks", "News of jobs that the farm posts: what was sent, sending it again, and the secret that signs it."),
@@ -47,36 +50,9 @@ request again after so many seconds.
 
 **Lists** come newest first: `{"data": […], "next": url or null}`. Follow `next` as it is.
 """
-_HEADERS: Final[dict[str, tuple[str, dict[str, Any], object]]] = {
-    "X-Request-Id": (
-        "The request's id: yours, or one made for it.",
-        {"type": "string"},
-        "req_5f0c7be1",
-    ),
-    "Retry-After": ("Seconds after which another try is worth while.", {"type": "integer", "minimum": 0}, 5),
-    "WWW-Authenticate": ("How to come in.", {"type": "string"}, "Bearer"),
-    "RateLimit": (
-        'How many requests are left, and seconds until all are: `"requests";r=…;t=…`.',
-        {"type": "string"},
-        '"requests";r=599;t=60',
-    ),
-    "RateLimit-Policy": (
-        'Requests per window of so many seconds: `"requests";q=…;w=…`.',
-        {"type": "string"},
-        '"requests";q=600;w=60',
-    ),
-}
 _EVERYWHERE: Final = ("malformed_request", "request_timeout", "target_too_long", "headers_too_large", "internal_error")
 _BODIED: Final = ("malformed_body", "body_too_large", "unsupported_media_type", "invalid_request")
 _KEYED: Final = ("unauthorized", "forbidden", "rate_limited", "queue_unavailable", "storage_unavailable")
-_REQUEST_ID: Final = {
-    "name": "X-Request-Id",
-    "in": "header",
-    "description": "An id of your own for this request: 1..128 letters, digits and `_.:-`. Anything else gives way to "
-    "a drawn one.",
-    "schema": {"type": "string"},
-    "example": "build-1234",
-}
 
 
 def operation_id(route: APIRoute) -> str:
@@ -112,12 +88,14 @@ def complete(document: dict[str, Any]) -> None:
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     components["headers"] = {
-        name: {"description": text, "schema": schema, "example": example}
-        for name, (text, schema, example) in _HEADERS.items()
+        name: {"description": one.words, "schema": one.schema, "example": one.example} for name, one in HEADERS.items()
     }
-    components["parameters"] = {"RequestId": _REQUEST_ID}
-    for path, _, operation in operations(document):
-        _complete_operation(operation, path)
+    components["parameters"] = REQUEST_HEADERS
+    components["examples"] = {
+        code: {"summary": problem.title, "value": example_of(code)} for code, problem in PROBLEMS.items()
+    }
+    for _, _, operation in operations(document):
+        _complete_operation(operation)
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -127,26 +105,31 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
             yield path, method, operation
 
 
-def _complete_operation(operation: dict[str, Any], path: str) -> None:
-    is_face = not FACES.isdisjoint(operation.get("tags", ()))
+def _complete_operation(operation: dict[str, Any]) -> None:
     responses: dict[str, Any] = operation["responses"]
-    if "422" in responses and "application/json" in responses["422"].get("content", {}) and not is_face:
+    has_own_errors = not OWN_ERRORS.isdisjoint(operation["tags"])
+    if "HTTPValidationError" in str(responses.get("422")):
         # FastAPI's own form of errors, which no route answers.
         responses.pop("422")
-        _add_codes(responses, ["invalid_request"])
-    _add_codes(responses, _EVERYWHERE)
-    if not is_face:
-        _add_codes(responses, [*(_BODIED if "requestBody" in operation else ())])
-        _add_codes(responses, [*(_KEYED if operation.get("security") else ())])
+        _add_codes(responses, () if has_own_errors else ["invalid_request"])
+    _add_codes(responses, [code for code in _EVERYWHERE if not has_own_errors or code != "internal_error"])
+    if not has_own_errors:
+        _add_codes(responses, _BODIED if "requestBody" in operation else ())
+        _add_codes(responses, _KEYED if operation.get("security") else ())
+    if operation["operationId"] in FILES:
+        whole = responses["200"]
+        responses["206"] = {"description": "The range that was asked for.", "content": whole.get("content", {})}
+        _add_codes(responses, ["range_not_satisfiable"])
+        operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/Range"})
     for response in responses.values():
         _document_problems(response)
-    _add_headers(operation, path)
+    _add_headers(operation)
     operation["responses"] = dict(sorted(responses.items()))
     _add_examples(operation)
 
 
 def _add_codes(responses: dict[str, Any], codes: Iterable[str]) -> None:
-    for problem in (PROBLEMS[code] for code in codes if code in PROBLEMS):
+    for problem in (PROBLEMS[code] for code in codes):
         response = responses.setdefault(str(problem.status), {"description": ""})
         known = response.setdefault(CODES, [])
         if problem.code not in known:
@@ -163,18 +146,14 @@ def _document_problems(response: dict[str, Any]) -> None:
     response["description"] = f"{own} {words}".strip()
     response.setdefault("content", {})[MEDIA_TYPE] = {
         "schema": {"$ref": "#/components/schemas/ProblemDocument"},
-        "examples": {code: {"summary": PROBLEMS[code].title, "value": example_of(code)} for code in codes},
+        "examples": {code: {"$ref": f"#/components/examples/{code}"} for code in codes},
     }
 
 
-def _add_headers(operation: dict[str, Any], path: str) -> None:
+def _add_headers(operation: dict[str, Any]) -> None:
     for status, response in operation["responses"].items():
-        names = ["X-Request-Id"]
-        names += ["Retry-After"] if {"409", "429", "503"} & {status} and CODES in response else []
-        names += ["WWW-Authenticate"] if status == "401" else []
-        names += ["RateLimit", "RateLimit-Policy"] if operation.get("security") and status not in ("401", "500") else []
         known = response.setdefault("headers", {})
-        for name in names:
+        for name in headers_of(operation, status, is_problem=CODES in response):
             known.setdefault(name, {"$ref": f"#/components/headers/{name}"})
     operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
 

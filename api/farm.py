@@ -29,8 +29,8 @@ _RESPONSES: Final = responses("unauthorized", "forbidden", "queue_unavailable")
 class Health(BaseModel):
     """The process answers."""
 
-    status: Literal["ok"] = "ok"
-    service: Literal["riffarm"] = "riffarm"
+    status: Literal["ok"] = Field("ok", description="It answers.")
+    service: Literal["riffarm"] = Field("riffarm", description="What answers.")
 
 
 class Readiness(BaseModel):

@@ -24,7 +24,7 @@ class _Report(BaseModel):
 class QueueReport(_Report):
     """One queue."""
 
-    queue: str
+    queue: str = Field(description="render.MODEL, sound or deliver.")
     items: int = Field(description="Batches, chunks or deliveries that wait or run.")
     seconds: float = Field(description="What one worker would need for them, at the pace of late.")
     jobs_waiting: dict[str, int] = Field(description="Jobs with work to be taken, by priority.")
@@ -35,17 +35,19 @@ class QueueReport(_Report):
 class WorkerReport(_Report):
     """One worker."""
 
-    name: str
+    name: str = Field(description="What it was started as.")
     id: str = Field(description="Its name and a mark of this run.")
-    state: WorkerState
+    state: WorkerState = Field(
+        description="benched: it lost what it was at three times and takes nothing until it is lifted."
+    )
     reason: str | None = Field(description="Why it is benched.")
-    device: str
-    queues: list[str]
-    models: list[str]
+    device: str = Field(description="What it computes on.")
+    queues: list[str] = Field(description="Kinds of queues that it takes from.")
+    models: list[str] = Field(description="Models that it can render with.")
     job: str | None = Field(description="What it is at.")
     item: str | None = Field(description="b3: its fourth batch; c0: its first chunk of sound; deliver: its files.")
     items_done: int = Field(description="Since it was started.")
-    heartbeat_age_s: float
+    heartbeat_age_s: float = Field(description="Seconds since it last reported.")
 
 
 class FarmReport(_Report):
@@ -54,8 +56,8 @@ class FarmReport(_Report):
     estimated_wait_s: float | None = Field(
         description="Seconds until all that is queued now is through; null while a queue with work has no worker."
     )
-    queues: list[QueueReport]
-    workers: list[WorkerReport]
+    queues: list[QueueReport] = Field(description="What waits, by queue.")
+    workers: list[WorkerReport] = Field(description="The workers that live.")
     sweep: dict[str, Any] | None = Field(description="What the last sweep found and did; null before the first.")
 
 

@@ -18,7 +18,7 @@ class FrameReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    number: int
+    number: int = Field(description="Its place in the job, from 0.")
     state: FrameState = Field(description="missing: the job ended without it.")
     seconds: float | None = Field(None, description="Time it took to render; null when it was reused.")
     memory_mb: float | None = Field(

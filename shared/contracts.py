@@ -120,7 +120,7 @@ class Keyframe(ClipEnd):
 class PowerCurve(_Contract):
     """alpha ** power between two keyframes: above 1 lingers at the first, below 1 leaves it at once."""
 
-    power: float = Field(gt=0, le=10)
+    power: float = Field(gt=0, le=10, description="The exponent; 1 is linear.")
 
 
 Keyframes = Annotated[
@@ -265,8 +265,8 @@ JOB_REQUEST: Final[TypeAdapter[ClipRequest | TrackRequest | RemixRequest | Conve
 class Progress(_Contract):
     """How far a job is."""
 
-    frames_done: int
-    frames_total: int
+    frames_done: int = Field(description="Finished frames, those reused among them.")
+    frames_total: int = Field(description="Frames of the whole job; 0 for a conversion.")
     frames_reused: int = Field(description="Of the finished frames, those that had been rendered before.")
     fraction: float = Field(description="0..1 over all stages.")
     audio_s_ready: float = Field(description="Seconds of sound already made.")
@@ -276,100 +276,100 @@ class Progress(_Contract):
 class Output(_Contract):
     """A finished file."""
 
-    name: str
-    media_type: str
-    bytes: int
-    sha256: str
-    duration_s: float | None
+    name: str = Field(description="File name, as clip.flac or clip-02.flac for the second variation.")
+    media_type: str = Field(description="As audio/flac, image/png.")
+    bytes: int = Field(description="Size in bytes.")
+    sha256: str = Field(description="The content's SHA-256 in 64 hexadecimal digits.")
+    duration_s: float | None = Field(description="Length of the sound in seconds.")
     is_preview: bool = Field(
         False,
         description="What is finished of a track that runs or ended early, from its beginning; a longer one follows.",
     )
-    url: str
-    url_expires_at: datetime
+    url: str = Field(description="Where to download it, without a key; ranges are answered.")
+    url_expires_at: datetime = Field(description="Until when the url works; read the job again for a fresh one.")
 
 
 class JobFailure(_Contract):
     """Why a job failed."""
 
-    code: str
-    message: str
-    retryable: bool
+    code: str = Field(description="The kind of failure, for programs.")
+    message: str = Field(description="What went wrong, in a sentence.")
+    retryable: bool = Field(description="Whether a retry may go well.")
 
 
 class Metrics(_Contract):
     """Where a job's time went, in seconds; `render_s` and `sound_s` add up over workers."""
 
-    queued_s: float | None
-    render_s: float
-    sound_s: float
-    encode_s: float
+    queued_s: float | None = Field(description="From being taken in to being begun; null before that.")
+    render_s: float = Field(description="Time spent on frames, in seconds.")
+    sound_s: float = Field(description="Time spent on making sound of frames, in seconds.")
+    encode_s: float = Field(description="Time spent on levels and files, in seconds.")
     gpu_s: float = Field(description="Of render_s and sound_s what was done on a GPU.")
-    audio_s: float
+    audio_s: float = Field(description="Length of the sound in seconds, of all variations together.")
     realtime_factor: float | None = Field(description="Seconds of sound per second of waiting.")
 
 
 class Preview(_Contract):
     """A small picture of a frame that is still being denoised."""
 
-    frame: int
-    step: int
-    steps: int
+    frame: int = Field(description="Its number, from 0.")
+    step: int = Field(description="How many denoising steps it has had.")
+    steps: int = Field(description="How many it will have.")
     image: str = Field(description="The picture as a data URL.")
 
 
 class JobUrls(_Contract):
     """Where to go on from here."""
 
-    self: str
-    events: str
-    frames: str
-    deliveries: str
-    cancel: str
-    pause: str
-    resume: str
-    retry: str
+    self: str = Field(description="The job.")
+    events: str = Field(description="Its stream of events.")
+    frames: str = Field(description="Its frames.")
+    deliveries: str = Field(description="What was posted to its webhook.")
+    cancel: str = Field(description="POST here to cancel it.")
+    pause: str = Field(description="POST here to pause it.")
+    resume: str = Field(description="POST here to let it go on.")
+    retry: str = Field(description="POST here to have what is missing rendered.")
 
 
 class Job(_Contract):
     """A job as the client sees it."""
 
-    id: str
+    id: str = Field(description="job_ and 28 hexadecimal digits; ids sort by time.")
     type: JobType
-    status: Status
-    stage: Stage | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    progress: Progress
-    queue_position: int | None
+    status: Status = Field(description="Where it stands; succeeded, failed and canceled are final but for a retry.")
+    stage: Stage | None = Field(description="What a running job is at; null otherwise.")
+    created_at: datetime = Field(description="When it was taken in.")
+    started_at: datetime | None = Field(description="When its first work was begun.")
+    finished_at: datetime | None = Field(description="When it ended.")
+    progress: Progress = Field(description="How far it is.")
+    queue_position: int | None = Field(description="Its place among the jobs that wait, from 1; null once begun.")
     input: JobRequest = Field(description="The request with every default and drawn seed filled in.")
-    outputs: list[Output]
+    outputs: list[Output] = Field(description="Its files; of a track that runs, a preview that grows.")
     previews: list[Preview] = Field(description="Frames that are being denoised just now.")
-    error: JobFailure | None
+    error: JobFailure | None = Field(description="Why it failed.")
     attempts: int = Field(description="How often it was begun: once, and once more for each retry.")
-    warnings: list[str]
-    metrics: Metrics
-    labels: dict[str, str]
+    warnings: list[str] = Field(description="What you may not have meant, in sentences.")
+    metrics: Metrics = Field(description="Where its time went.")
+    labels: dict[str, str] = Field(description="Your own marks.")
     batch_id: str | None = Field(description="What the jobs of one batch share; null for a job that came alone.")
-    urls: JobUrls
+    urls: JobUrls = Field(description="Where to go on from here.")
 
 
 class JobPage(_Contract):
     """One page of jobs, newest first."""
 
-    data: list[Job]
-    next: str | None
+    data: list[Job] = Field(description="The jobs.")
+    next: str | None = Field(description="Where the next page is; null on the last.")
 
 
 class PlanSummary(_Contract):
     """What a request would render."""
 
-    frames_total: int
+    frames_total: int = Field(description="Frames of the whole job.")
     frames_ready: int = Field(description="Frames in storage already; from a sample on long tracks.")
-    batches_total: int
-    chunks_total: int
-    duration_s: float
+    batches_total: int = Field(description="Batches of frames, each rendered by one worker.")
+    chunks_total: int = Field(description="Pieces of sound, of about a minute.")
+    duration_s: float = Field(description="Length of the sound in seconds, of all variations together.")
     samples_total: int = Field(description="Samples of all parts; 0 for a conversion, whose length its source has.")
-    warnings: list[str]
-    input: JobRequest
+    warnings: list[str] = Field(description="What you may not have meant, in sentences.")
+    input: JobRequest = Field(description="The request with every default and drawn seed filled in.")

@@ -21,9 +21,9 @@ _ID: Final = re.compile(UPLOAD_PREFIX + "([0-9a-f]{64})")
 class _Upload(BaseModel):
     model_config = ConfigDict(frozen=True)
 
-    id: str
-    media_type: str
-    bytes: int
+    id: str = Field(description="upl_ and the content's SHA-256: what a request names it by.")
+    media_type: str = Field(description="As audio/flac, image/png; found by decoding.")
+    bytes: int = Field(description="Size in bytes.")
 
     @property
     def sha256(self) -> str:
@@ -35,19 +35,18 @@ class ImageUpload(_Upload):
     """An uploaded picture: a `seed_image`, a `mask_image`, or a spectrogram to convert to sound."""
 
     kind: Literal["image"] = "image"
-    width: int
-    height: int
-    brightest: int = 255
-    """The lightest grey in it, 0..255: a mask of 0 repaints nothing."""
+    width: int = Field(description="In pixels; a column of 10 ms each, on the usual grid.")
+    height: int = Field(description="In pixels.")
+    brightest: int = Field(255, description="The lightest grey in it, 0..255: a mask of 0 repaints nothing.")
 
 
 class AudioUpload(_Upload):
     """An uploaded sound; `duration_s` was found by decoding all of it."""
 
     kind: Literal["audio"] = "audio"
-    duration_s: float
-    sample_rate_hz: int
-    channels: int
+    duration_s: float = Field(description="Its length in seconds, found by decoding all of it.")
+    sample_rate_hz: int = Field(description="Samples per second.")
+    channels: int = Field(description="1 mono, 2 stereo.")
 
 
 Upload = Annotated[ImageUpload | AudioUpload, Field(discriminator="kind")]
