@@ -96,7 +96,7 @@ class Jobs:
         if stamp.is_repeat and (job := self.recorded(stamp.job_id)):
             return job
         draft = self.draft(request, stamp, stamp.job_id)
-        if error := self._no_room(draft):
+        if error := self._no_room(draft.fields):
             raise error
         self._put_manifest(draft)
         try:
@@ -118,7 +118,7 @@ class Jobs:
 
     def accept_many(self, drafts: Sequence[Draft]) -> list[Job | RiffarmError]:
         """As `accept` for many, each on its own: in their order the job, or what kept it away."""
-        errors: dict[str, RiffarmError | None] = {one.id: self._no_room(one) for one in drafts}
+        errors: dict[str, RiffarmError | None] = {one.id: self._no_room(one.fields) for one in drafts}
         wanted = {one.id: one.fields for one in drafts if errors[one.id] is None}
         if wanted:
             errors |= put_manifests(self.object_store, wanted)
@@ -157,11 +157,11 @@ class Jobs:
         self.dispatcher.send_tickets(self.job_store.create(job_id, fields))
         return self.read(job_id)
 
-    def _no_room(self, draft: Draft) -> RiffarmError | None:
+    def _no_room(self, fields: Mapping[str, Any]) -> RiffarmError | None:
         """What keeps a job away before anything is recorded of it; its place is taken where there is room."""
         try:
             if self.room:
-                self.room.take(audio_ms_from_s(draft.fields["audio_s"]))
+                self.room.take(audio_ms_from_s(float(fields["audio_s"])))
         except RequestError as error:
             return error
         return None
@@ -193,9 +193,12 @@ class Jobs:
 
     def fields(self, job_id: str) -> dict[str, str]:
         """All fields of one of the tenant's jobs. Raises NotFoundError, also for another tenant's."""
-        fields = self.job_store.read(job_id)
+        return self.own(self.job_store.read(job_id))
+
+    def own(self, fields: dict[str, str]) -> dict[str, str]:
+        """A job's fields, if it is the tenant's. Raises NotFoundError."""
         if fields["tenant"] != self.tenant:
-            raise NotFoundError(f"There is no job {job_id}.")
+            raise NotFoundError(f"There is no job {fields['id']}.")
         return fields
 
     def read(self, job_id: str) -> Job:
@@ -229,6 +232,8 @@ class Jobs:
         """Let a failed or canceled job go on from what it has; any other stays as it is."""
         fields = self.fields(job_id)
         if fields["status"] in ("failed", "canceled"):
+            if error := self._no_room(fields):
+                raise error
             runs = int(fields["runs"])
             # First in storage, where the result of the run before counts no more then, also when who ended that run
             # writes it only now.

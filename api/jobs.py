@@ -25,6 +25,7 @@ from api.access import Reading, Submitting, WholeFarm
 from api.bodies import StrictRoute
 from api.idempotency import Once, OncePerKey
 from api.intake import Jobs
+from api.job_reader import JobReader
 from api.preferences import WaitSeconds
 from api.problems import responses
 from api.stamps import Stamp
@@ -187,9 +188,10 @@ def _wrong_parameters(request: Request) -> Iterator[FieldError]:
     responses=responses("not_found", "unauthorized", "forbidden", "queue_unavailable"),
     summary="Read a job",
 )
-def read_job(job_id: str, farm: Reading) -> Response:
+async def read_job(request: Request, job_id: str, farm: Reading) -> Response:
     """One job as it is now."""
-    return answer(farm.read(job_id))
+    reader: JobReader = request.app.state.job_reader
+    return answer(farm.view.job(farm.own(await reader.fields(job_id))))
 
 
 @router.head("/{job_id}/outputs/{name}", include_in_schema=False)

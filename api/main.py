@@ -36,6 +36,7 @@ from api.document import install_document, operation_id
 from api.event_reader import EventReader
 from api.guard import RequestGuard
 from api.intake import Jobs
+from api.job_reader import JobReader
 from api.problems import install_problems
 from shared.catalogue import models
 from shared.dispatch import Dispatcher, celery_app
@@ -43,6 +44,7 @@ from shared.errors import StorageUnavailableError
 from shared.job_store import JobStore
 from shared.logs import configure_logs
 from shared.object_store import has_keys, object_store_from_url
+from shared.redis_connection import async_redis_from_url
 from shared.settings import Settings, settings_from_environment
 
 
@@ -53,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url
     )
     celery = celery_app(settings)
+    client = async_redis_from_url(settings.redis_url)
     dispatcher = Dispatcher(celery)
 
     @contextlib.asynccontextmanager
@@ -60,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with EventReader(settings.redis_url) as app.state.event_reader:
             yield
         await app.state.access.aclose()
+        await client.aclose()
         job_store.redis.close()
         celery.close()
 
@@ -74,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.settings = settings
+    app.state.job_reader = JobReader(client)
     app.state.access = Access(settings, object_store)
     app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))
     install_problems(app)

@@ -709,6 +709,21 @@ return 1
 if redis.call('EXISTS', key(ARGV[1])) == 0 then return 0 end
 return redis.call('SADD', key(ARGV[1], ':warnings'), ARGV[2])
 
+--@ view
+-- ARGV id, … · All that is to be told of each job: its fields (none: there is no such job), how many frames are
+-- finished, its warnings, its place among those not begun (or false), the newest previews.
+local views = {}
+for i, id in ipairs(ARGV) do
+  views[i] = {
+    redis.call('HGETALL', key(id)),
+    redis.call('HLEN', key(id, ':frames')),
+    redis.call('SMEMBERS', key(id, ':warnings')),
+    redis.call('ZRANK', P .. 'jobs:queued', id),
+    redis.call('HVALS', key(id, ':previews')),
+  }
+end
+return views
+
 --@ forget
 -- ARGV id · Removes an ended job; its objects are looked for once more later. 0 when it lives or is not there.
 local id = ARGV[1]

@@ -70,6 +70,7 @@ _COUNTERS: Final = (
     "gpu_ms",
     "runs",
 )
+_UNSAID: Final = dict.fromkeys(_COUNTERS, "0") | {"stage": ""}
 _MOVES_FILE: Final = Path(__file__).with_name("job_moves.lua")
 MAX_LOOKS: Final = 100_000
 """Jobs that one page of a list looks at: those that are wanted may be rare."""
@@ -223,6 +224,20 @@ def _listing(tenant: str, wanted: Wanted) -> str:
         return f"{PREFIX}jobs:batch:{tenant}:{wanted.batch_id}"
     is_live = wanted.status is not None and wanted.status not in TERMINAL
     return f"{PREFIX}jobs:live:{tenant}" if is_live else f"{PREFIX}jobs:of:{tenant}"
+
+
+def fields_from_view(view: Sequence[Any]) -> dict[str, str] | None:
+    """All fields of a job from what the move `view` says of it; None when there is no such job."""
+    texts, frames_done, warnings, rank, previews = view
+    if not texts:
+        return None
+    seen = {
+        "frames_done": str(frames_done),
+        "queue_position": "" if rank is None else str(rank + 1),
+        "warnings": json.dumps(sorted(warnings)),
+        "previews": f"[{','.join(previews)}]",
+    }
+    return _UNSAID | dict(zip(texts[::2], texts[1::2], strict=True)) | seen
 
 
 class JobStore:
@@ -450,27 +465,9 @@ class JobStore:
 
     def read_many(self, job_ids: Sequence[str]) -> list[dict[str, str]]:
         """All fields of several jobs in one round trip, without those that are not there."""
-        with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            for job_id in job_ids:
-                pipe.hgetall(job_key(job_id))
-                pipe.hlen(job_key(job_id, ":frames"))
-                pipe.smembers(job_key(job_id, ":warnings"))
-                pipe.zrank(f"{PREFIX}jobs:queued", job_id)
-                pipe.hvals(job_key(job_id, ":previews"))
-            answers = pipe.execute()
-        jobs = []
-        for index in range(len(job_ids)):
-            fields, frames_done, warnings, rank, previews = answers[5 * index : 5 * index + 5]
-            if not fields:
-                continue
-            seen = {
-                "frames_done": str(frames_done),
-                "queue_position": "" if rank is None else str(rank + 1),
-                "warnings": json.dumps(sorted(warnings)),
-                "previews": f"[{','.join(previews)}]",
-            }
-            jobs.append(dict.fromkeys(_COUNTERS, "0") | {"stage": ""} | fields | seen)
-        return jobs
+        for job_id in job_ids:
+            job_key(job_id)
+        return [fields for view in self.move("view", *job_ids) if (fields := fields_from_view(view))]
 
     def has_all(self, job_ids: Sequence[str]) -> bool:
         """Whether there are all these jobs."""
