@@ -9,17 +9,20 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Annotated, Final, get_args
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, get_args
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
 
 from api.intake import Jobs
 from api.key_ring import KeyRing
 from api.keys import Scope, key_id_from_text
+from api.limits import Meter, Standing, limits_from_settings
 from shared.errors import AccessDeniedError, ForbiddenError
 from shared.object_store import ObjectStore
+from shared.quotas import Quota, Room
 from shared.redis_connection import async_redis_from_url
 from shared.settings import Settings
 
@@ -45,16 +48,27 @@ def _is_of_loopback(url: str) -> bool:
 class Caller:
     """Who asks: the tenant whose jobs, uploads and outputs it sees, what it may do, and the key it came with.
 
-    key_id: None for the key of the settings, and on a farm without keys.
+    key_id: None for the key of the settings, and on a farm without keys. is_limited: as one with a key is; on a farm
+    without keys nobody is but for mistakes.
     """
 
     tenant: str
     scopes: frozenset[Scope]
     key_id: str | None = None
+    is_limited: bool = True
 
 
 OPERATOR: Final = Caller("default", frozenset(get_args(Scope)))
-"""Whoever has the key of the settings, and everybody on a farm without keys."""
+"""Whoever has the key of the settings."""
+ANYBODY: Final = replace(OPERATOR, is_limited=False)
+"""Everybody on a farm without keys."""
+_BEARER: Final = HTTPBearer(
+    scheme_name="key",
+    bearerFormat="rf_…",
+    auto_error=False,
+    description="A key of the farm. Each call needs one scope: `read`, `submit` or `admin`, as it says. A farm without "
+    "keys serves its own machine alone, and needs none.",
+)
 
 
 class Access:
@@ -64,6 +78,8 @@ class Access:
         self._settings = settings
         self._redis = async_redis_from_url(settings.redis_url)
         self._keys = KeyRing(self._redis, object_store)
+        self._meter = Meter(self._redis)
+        self._limits = {has_key: limits_from_settings(settings, has_key=has_key) for has_key in (True, False)}
 
     async def aclose(self) -> None:
         """Let go of Redis."""
@@ -81,11 +97,18 @@ class Access:
         if await self.has_keys():
             raise AccessDeniedError
         self._refuse_others(request)
-        return OPERATOR
+        return ANYBODY
 
     async def has_keys(self) -> bool:
         """Whether strangers need a key. Raises QueueUnavailableError and StorageUnavailableError."""
         return self._settings.gateway_key is not None or await self._keys.has_any()
+
+    async def counted(self, caller: Caller) -> tuple[Standing, Room]:
+        """Count a request; how the caller stands then, and what it may add. Raises QueueUnavailableError."""
+        limits = self._limits[caller.is_limited]
+        number, load = await self._meter.count(caller.tenant)
+        quota = Quota(self._settings.max_queued_jobs, limits.jobs, 1_000 * limits.audio_s)
+        return Standing.now(number, limits.requests_per_minute), Room(quota, load, limits.upload_bytes)
 
     def _is_operators(self, text: str) -> bool:
         key = self._settings.gateway_key
@@ -112,25 +135,29 @@ class Access:
             )
 
 
-async def admitted(request: Request, scope: Scope) -> Caller:
-    """Whoever asks, if it may do what the scope says; kept as `request.state.caller`.
+async def admitted(request: Request, scope: Scope) -> Jobs:
+    """The farm as whoever asks sees it, if it may do what the scope says; the caller is kept as `request.state.caller`.
 
-    Raises AccessDeniedError without a valid key, ForbiddenError when the key lacks the scope, QueueUnavailableError and
-    StorageUnavailableError when it cannot be known.
+    Raises AccessDeniedError without a valid key, ForbiddenError when the key lacks the scope, RateLimitedError after
+    too many requests, QueueUnavailableError and StorageUnavailableError when it cannot be known.
     """
     access: Access = request.app.state.access
-    caller: Caller = getattr(request.state, "caller", None) or await access.caller(request)
-    request.state.caller = caller
-    if scope not in caller.scopes:
+    jobs: Jobs = request.app.state.jobs
+    state: Any = request.state
+    if not hasattr(state, "caller"):
+        state.caller = await access.caller(request)
+    if not hasattr(state, "room"):
+        standing, state.room = await access.counted(state.caller)
+        state.answer_headers = standing.headers()
+        standing.check()
+    if scope not in state.caller.scopes:
         raise ForbiddenError(f"This key lacks the scope '{scope}'.")
-    return caller
+    return jobs.of(state.caller.tenant, state.room)
 
 
-def _as_seen_by(scope: Scope) -> Callable[[Request], Awaitable[Jobs]]:
-    async def jobs_of_caller(request: Request) -> Jobs:
-        caller = await admitted(request, scope)
-        jobs: Jobs = request.app.state.jobs
-        return jobs.of(caller.tenant)
+def _as_seen_by(scope: Scope) -> Callable[..., Awaitable[Jobs]]:
+    async def jobs_of_caller(request: Request, documented: Annotated[object, Security(_BEARER)]) -> Jobs:
+        return await admitted(request, scope)
 
     return jobs_of_caller
 
@@ -140,11 +167,11 @@ async def _as_it_is(request: Request) -> Jobs:
     return jobs
 
 
-Reading = Annotated[Jobs, Depends(_as_seen_by("read"))]
+Reading = Annotated[Jobs, Security(_as_seen_by("read"), scopes=["read"])]
 """The farm as a caller sees it who may read."""
-Submitting = Annotated[Jobs, Depends(_as_seen_by("submit"))]
+Submitting = Annotated[Jobs, Security(_as_seen_by("submit"), scopes=["submit"])]
 """The farm as a caller sees it who may submit jobs and change them."""
-Operating = Annotated[Jobs, Depends(_as_seen_by("admin"))]
+Operating = Annotated[Jobs, Security(_as_seen_by("admin"), scopes=["admin"])]
 """The farm as a caller sees it who may operate it."""
 WholeFarm = Annotated[Jobs, Depends(_as_it_is)]
 """The farm, for routes that anybody may ask."""

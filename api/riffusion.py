@@ -171,8 +171,7 @@ async def _farm(request: Request) -> Jobs:
         request.state.caller = Caller(tenant or OPERATOR.tenant, frozenset({"submit"}))
     elif tenant and "authorization" not in request.headers:
         request.state.caller = Caller(tenant, frozenset({"submit"}))
-    caller = await admitted(request, "submit")
-    return jobs.of(caller.tenant)
+    return await admitted(request, "submit")
 
 
 def _input(body: bytes) -> InferenceInput:

@@ -5,6 +5,10 @@
     │   ├── InvalidRequestError
     │   ├── IdempotencyMismatchError
     │   ├── IdempotencyInFlightError
+    │   ├── TooMuchError        it passes; says when to try again
+    │   │   ├── RateLimitedError
+    │   │   ├── QuotaExceededError
+    │   │   └── FarmFullError
     │   ├── NotFoundError
     │   ├── AccessDeniedError
     │   └── ForbiddenError
@@ -61,6 +65,27 @@ class IdempotencyMismatchError(RequestError):
 
 class IdempotencyInFlightError(RequestError):
     """The first request with this Idempotency-Key is still being answered; try again shortly."""
+
+
+class TooMuchError(RequestError):
+    """There is no room for this just now."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        """`retry_after_s`: whole seconds after which it is worth trying again."""
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class RateLimitedError(TooMuchError):
+    """Too many requests came within a minute."""
+
+
+class QuotaExceededError(TooMuchError):
+    """The tenant has as much as it may."""
+
+
+class FarmFullError(TooMuchError):
+    """The whole farm has as much work as it takes."""
 
 
 class NotFoundError(RequestError):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from shared.job_store import JobStore
+from shared.quotas import audio_ms_from_s
 from tests.integration.job_model import JobModel
 
 QUEUES = ("deliver", "sound", "render.m")
@@ -99,3 +100,11 @@ def _check_counts(client: Any, models: dict[str, JobModel]) -> None:
     backlog = {queue: int(items) for queue, items in client.hgetall("riffarm:backlog").items()}
     assert +Counter(backlog) == +expected
     assert min(backlog.values(), default=0) >= 0
+    # What quotas are held against.
+    audio: Counter[str] = Counter()
+    for job in models.values():
+        audio[job.tenant] += audio_ms_from_s(job.audio_s) if job.is_live else 0
+    assert {tenant: int(ms) for tenant, ms in client.hgetall("riffarm:audio").items()} == +audio
+    for tenant in ("a", "b"):
+        live = {job.id for job in models.values() if job.is_live and job.tenant == tenant}
+        assert {*client.zrange(f"riffarm:jobs:live:{tenant}", 0, -1)} == live
