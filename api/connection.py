@@ -135,8 +135,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, code: str) -> None:
         # An answer that others wait for must not be taken for theirs.
         is_free = self.cycle is None or self.cycle.response_complete
-        is_own = self._phase == "body" and not self.pipeline and not self.cycle.response_started
-        if is_free or is_own:
+        if is_free or (self._phase == "body" and not self.pipeline and not self.cycle.response_started):
             problem = PROBLEMS[code]
             body = json.dumps(problem_body(code, problem.remedy, "")).encode()
             head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -58,7 +58,7 @@ def others() -> Iterator[Case]:
     yield Case("another's prediction", _of_victim("GET", "/v1/predictions/{waiting}"), NOT_THERE)
     yield Case("cancel another's prediction", _of_victim("POST", "/v1/predictions/{waiting}/cancel"), NOT_THERE)
     yield Case("another's file", _of_victim("GET", "/v1/files/{upload}"), NOT_THERE)
-    yield Case("delete another's file", _of_victim("DELETE", "/v1/files/{upload}"), NOT_THERE)
+    yield Case("delete another's file", _of_victim("DELETE", "/v1/files/{upload}"), {404, 405})
     yield Case(
         "another's output without its signature", _of_victim("GET", "/v1/jobs/{ended}/outputs/clip.flac"), FORGED
     )
@@ -68,7 +68,7 @@ def keys() -> Iterator[Case]:
     """Keys that are none, are no more, or may not do what is asked."""
     wrong: dict[str, Callable[[Rig], dict[str, str]]] = {
         "no key": lambda rig: {},
-        "an empty key": lambda rig: {"authorization": "Bearer "},
+        "an empty key": lambda rig: {"authorization": "Bearer"},
         "another scheme": lambda rig: {"authorization": f"Basic {rig.key}"},
         "no scheme": lambda rig: {"authorization": rig.key},
         "a key cut short": lambda rig: {"authorization": f"Bearer {rig.key[:-1]}"},
@@ -183,7 +183,7 @@ def names() -> Iterator[Case]:
     }
     for name, text in hostile.items():
         yield Case(f"a job's id of {name}", get(f"/v1/jobs/{text}"), {404, 422})
-        yield Case(f"a problem of {name}", get(f"/problems/{text}"), {404})
+        yield Case(f"a problem of {name}", get(f"/problems/{text}"), {404, 422})
         yield Case(f"a seed image of {name}", get(f"/v1/seed-images/{text}/picture"), {404, 422})
     for name in ("dots", "NUL", "a colon", "a line's end", "much of it"):
         yield Case(

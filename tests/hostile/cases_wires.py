@@ -38,7 +38,6 @@ def lines() -> Iterator[Case]:
     smuggled = b"0\r\n\r\nGET /v1/farm HTTP/1.1\r\nHost: x\r\n\r\n"
     raw = {
         "noise": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 100,
-        "no version": b"GET /health\r\n\r\n",
         "version 9": b"GET /health HTTP/9.9\r\nHost: x\r\n\r\n",
         "HTTP/2 by knowledge": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "a method of noise": b"\x00\x01\x02 /health HTTP/1.1\r\nHost: x\r\n\r\n",
