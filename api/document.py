@@ -6,6 +6,7 @@ groups of routes are for. Leaves out the routes' own words (where they are) and 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -13,8 +14,10 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from api.answers import ProblemDocument
-from api.examples import BY_OPERATION, PARAMETERS
+from api.examples import OWN
+from api.examples_of_faces import OF_FACES
 from api.header_words import FILES, HEADERS, REQUEST_HEADERS, headers_of
+from api.parameter_words import PARAMETERS
 from api.problem_pages import example_of
 from api.problems import CODES, MEDIA_TYPE, PROBLEMS
 
@@ -50,6 +53,7 @@ request again after so many seconds.
 
 **Lists** come newest first: `{"data": […], "next": url or null}`. Follow `next` as it is.
 """
+_EXAMPLES: Final = OWN | OF_FACES
 _EVERYWHERE: Final = ("malformed_request", "request_timeout", "target_too_long", "headers_too_large", "internal_error")
 _BODIED: Final = ("malformed_body", "body_too_large", "unsupported_media_type", "invalid_request")
 _KEYED: Final = ("unauthorized", "forbidden", "rate_limited", "queue_unavailable", "storage_unavailable")
@@ -95,6 +99,9 @@ def complete(document: dict[str, Any]) -> None:
         code: {"summary": problem.title, "value": example_of(code)} for code, problem in PROBLEMS.items()
     }
     for _, _, operation in operations(document):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            if "$defs" in content["schema"]:
+                content["schema"] = _hoist(content["schema"], components["schemas"])
         _complete_operation(operation)
 
 
@@ -159,18 +166,26 @@ def _add_headers(operation: dict[str, Any]) -> None:
 
 
 def _add_examples(operation: dict[str, Any]) -> None:
-    examples = BY_OPERATION.get(operation["operationId"])
     for parameter in operation["parameters"]:
         words, example = PARAMETERS.get(parameter.get("name", "").lower(), (None, None))
         if words is not None:
             parameter.setdefault("description", words)
             parameter.setdefault("example", example)
+    examples = _EXAMPLES.get(operation["operationId"])
     if examples is None:
         return
     for media_type, named in examples.requests.items():
-        content = operation.get("requestBody", {}).get("content", {}).get(media_type)
-        if content is not None:
-            content["examples"] = {name: {"summary": name, "value": value} for name, value in named.items()}
+        content = operation["requestBody"]["content"][media_type]
+        content["examples"] = {name: {"summary": name, "value": value} for name, value in named.items()}
     for status, value in examples.responses.items():
-        for content in operation["responses"].get(status, {}).get("content", {}).values():
-            content.setdefault("example", value)
+        for media_type, content in operation["responses"][status].get("content", {}).items():
+            if media_type != MEDIA_TYPE:
+                content.setdefault("example", value)
+
+
+def _hoist(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    """A schema that brings its own definitions: these become components like all others."""
+    text = json.dumps(schema).replace("#/$defs/", "#/components/schemas/")
+    hoisted: dict[str, Any] = json.loads(text)
+    components |= hoisted.pop("$defs")
+    return hoisted

@@ -1,15 +1,18 @@
 """What the OpenAPI document shows of bodies: requests as clients send them, and answers as they come.
 
-Owns the examples by operation. Leaves out those of problems (`api.problem_pages`), and where they are put
-(`api.document`).
+Owns the examples by operation. Leaves out those of the faces (`api.examples_of_faces`), of parameters
+(`api.parameter_words`) and of problems (`api.problem_pages`), and where they are put (`api.document`).
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from api.problems import problem_body
 from shared.contracts import JOB_REQUEST
+from shared.errors import FieldError
 
 BASE: Final = "https://farm.example"
 JOB_ID: Final = "job_019ab3c5d2e4f60718293a4b5c6d"
@@ -91,11 +94,12 @@ def job(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+_ENDED_AT: Final = "2026-03-01T12:00:03.730Z"
 _URLS: Final = ("events", "frames", "deliveries", "cancel", "pause", "resume", "retry")
 _DONE: Final = {
     "status": "succeeded",
     "started_at": "2026-03-01T12:00:00.210Z",
-    "finished_at": "2026-03-01T12:00:03.730Z",
+    "finished_at": _ENDED_AT,
     "progress": {
         "frames_done": 1,
         "frames_total": 1,
@@ -153,40 +157,149 @@ class Examples:
     responses: dict[str, Any] = field(default_factory=dict)
 
 
-PARAMETERS: Final[dict[str, tuple[str, object]]] = {
-    "job_id": ("The job's id.", JOB_ID),
-    "delivery_id": ("The delivery's id.", DELIVERY_ID),
-    "number": ("The frame's number, from 0.", 0),
-    "seed_image_id": ("The seed image's id.", "og_beat"),
-    "name": ("Its name.", "w1"),
-    "limit": ("How many on a page, 1..200.", 50),
-    "cursor": ("Where the page begins: part of `next` of the page before.", CURSOR),
-    "status": ("Only jobs in this state.", "running"),
-    "type": ("Only jobs of this type.", "track"),
-    "batch_id": ("Only jobs of this batch.", BATCH_ID),
-    "created_after": ("Only jobs made after this time (RFC 3339; UTC when it names no zone).", "2026-03-01T00:00:00Z"),
-    "created_before": (
-        "Only jobs made before this time (RFC 3339; UTC when it names no zone).",
-        "2026-03-02T00:00:00Z",
-    ),
-    "expires": ("Until when the link works, in seconds since 1970; part of the output's `url`.", 1_772_452_803),
-    "signature": ("What makes the link good; part of the output's `url`.", SHA256),
-    "code": ("The problem's code.", "invalid_request"),
-    "prefer": ("`wait=N`: answer when the job ends, after N seconds (1..60) at the latest.", "wait=10"),
-    "idempotency-key": (
-        "1..255 printable ASCII characters of your own: sent again within 24 hours, the request answers what it "
-        "answered first, with `Idempotent-Replayed: true`.",
-        "album-night-track-07",
-    ),
-    "last-event-id": ("The `id` of the last event you have; the stream goes on after it.", "1772366400210-0"),
-    "range": ("Part of the file: `bytes=FIRST-LAST`.", "bytes=0-65535"),
-}
-"""Parameters by name: what they are where a route does not say, and what one looks like."""
 _JSON: Final = "application/json"
-_SUBMITTED: Final = Examples({_JSON: REQUESTS}, {"202": JOB})
-BY_OPERATION: Final = {
-    "submit_job": _SUBMITTED,
+_LINES: Final = "application/x-ndjson"
+_DELIVERY: Final = {
+    "id": DELIVERY_ID,
+    "job_id": JOB_ID,
+    "event": "job.succeeded",
+    "url": "https://example.com/hooks/riffarm",
+    "state": "delivered",
+    "created_at": "2026-03-01T12:00:03.730Z",
+    "next_attempt_at": None,
+    "attempts": [
+        {"at": "2026-03-01T12:00:03.741Z", "ms": 15_000, "status": None, "error": "no answer within 15 s"},
+        {"at": "2026-03-01T12:00:24.012Z", "ms": 84, "status": 204, "error": None},
+    ],
+}
+_SECRET: Final = {
+    "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwUPD8ILPZIo0=",
+    "previous_secret_expires_at": "2026-03-02T12:00:00Z",
+}
+_REFUSED: Final = problem_body(
+    "invalid_request",
+    "prompt: required",
+    "req_5f0c7be1a2d34c98",
+    (FieldError("prompt", "required"),),
+)
+_BATCH: Final = {
+    "batch_id": BATCH_ID,
+    "accepted": 1,
+    "refused": 1,
+    "data": [
+        {"index": 0, "status": 202, "job": job(batch_id=BATCH_ID), "problem": None},
+        {"index": 1, "status": 422, "job": None, "problem": _REFUSED},
+    ],
+}
+_FRAME: Final = {
+    "number": 0,
+    "state": "finished",
+    "seconds": 2.4,
+    "memory_mb": 900.0,
+    "worker": "w1",
+    "attempts": 1,
+    "reused": False,
+    "picture": f"{BASE}/v1/jobs/{JOB_ID}/frames/0/picture",
+}
+_UPLOAD: Final = {
+    "kind": "audio",
+    "id": UPLOAD_ID,
+    "media_type": "audio/flac",
+    "bytes": 5_123_456,
+    "duration_s": 61.44,
+    "sample_rate_hz": 44_100,
+    "channels": 2,
+}
+_SEED_IMAGE: Final = {
+    "id": "og_beat",
+    "title": "A plain beat",
+    "description": "Kick, snare and hats.",
+    "tempo_bpm": 93.75,
+    "beats": 8,
+    "meter": "4/4",
+    "duration_s": 5.12,
+    "picture": "/v1/seed-images/og_beat/picture",
+}
+_WORKER: Final = {
+    "name": "w1",
+    "id": "w1/5f0c7be1",
+    "state": "busy",
+    "reason": None,
+    "device": "cuda",
+    "queues": ["render", "sound", "deliver"],
+    "models": ["riffarm-mini"],
+    "job": JOB_ID,
+    "item": "b0",
+    "items_done": 41,
+    "heartbeat_age_s": 1.3,
+}
+_FARM: Final = {
+    "estimated_wait_s": 12.4,
+    "queues": [
+        {
+            "queue": "render.riffarm-mini",
+            "items": 3,
+            "seconds": 12.4,
+            "jobs_waiting": {"interactive": 0, "normal": 2, "bulk": 0},
+            "workers": 1,
+            "wait_s": 12.4,
+        }
+    ],
+    "workers": [_WORKER],
+    "sweep": None,
+}
+_WORKERS: Final = {"200": {"data": [_WORKER]}}
+_NOT_READY: Final = {
+    "ready": False,
+    "checks": {"redis": None, "storage": None, "workers": "no worker serves render"},
+    "warnings": [],
+}
+_PLAN: Final = {
+    "frames_total": 1,
+    "frames_ready": 0,
+    "batches_total": 1,
+    "chunks_total": 1,
+    "duration_s": 5.12,
+    "samples_total": 225_792,
+    "warnings": [],
+    "input": resolved(CLIP),
+}
+OWN: Final = {
+    "submit_job": Examples({_JSON: REQUESTS}, {"202": JOB}),
+    "submit_batch": Examples(
+        {
+            _JSON: {"Two requests": [CLIP, TRACK]},
+            _LINES: {"Two requests": "".join(json.dumps(one) + "\n" for one in (CLIP, TRACK))},
+        },
+        {"200": _BATCH},
+    ),
+    "plan_job": Examples({_JSON: REQUESTS}, {"200": _PLAN}),
     "read_job": Examples(responses={"200": JOB_DONE}),
     "list_jobs": Examples(responses={"200": {"data": [JOB_DONE], "next": f"{BASE}/v1/jobs?limit=1&cursor={CURSOR}"}}),
+    "cancel_job": Examples(responses={"200": job(status="canceled", finished_at=_ENDED_AT, queue_position=None)}),
+    "pause_job": Examples(responses={"200": job(status="paused", queue_position=None)}),
+    "resume_job": Examples(responses={"200": JOB}),
+    "retry_job": Examples(responses={"200": job(attempts=2)}),
     "follow_job": Examples(responses={"200": EVENTS}),
+    "list_frames": Examples(responses={"200": {"data": [_FRAME], "next": None}}),
+    "list_deliveries": Examples(responses={"200": {"data": [_DELIVERY], "next": None}}),
+    "replay_delivery": Examples(responses={"202": _DELIVERY | {"state": "pending", "next_attempt_at": _ENDED_AT}}),
+    "read_webhook_secret": Examples(responses={"200": _SECRET | {"previous_secret_expires_at": None}}),
+    "rotate_webhook_secret": Examples(responses={"200": _SECRET}),
+    "upload": Examples(responses={"201": _UPLOAD}),
+    "list_models": Examples(
+        responses={"200": {"data": [{"name": "riffarm-mini", "revision": "1", "description": "The built-in model."}]}}
+    ),
+    "list_seed_images": Examples(responses={"200": {"data": [_SEED_IMAGE]}}),
+    "health": Examples(responses={"200": {"status": "ok", "service": "riffarm"}}),
+    "ready": Examples(
+        responses={
+            "200": {"ready": True, "checks": {"redis": None, "storage": None, "workers": None}, "warnings": []},
+            "503": _NOT_READY,
+        }
+    ),
+    "read_farm": Examples(responses={"200": _FARM}),
+    "metrics": Examples(responses={"200": "riffarm_redis_up 1.0\n"}),
+    "drain_worker": Examples(responses=_WORKERS),
+    "lift_worker": Examples(responses=_WORKERS),
 }

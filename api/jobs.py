@@ -63,7 +63,7 @@ def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -
     "",
     status_code=202,
     response_model=Job,
-    responses=responses(*BODY_PROBLEMS, *ONCE_PROBLEMS, *UNAVAILABLE),
+    responses=responses(*BODY_PROBLEMS, *ONCE_PROBLEMS, *UNAVAILABLE, "quota_exceeded", "farm_full"),
     summary="Submit a job",
 )
 async def submit_job(

@@ -50,7 +50,14 @@ _EVENTS: Final[dict[EventFilter, tuple[WebhookEvent, ...]]] = {
 }
 _UNAVAILABLE: Final = ("unauthorized", "forbidden", "queue_unavailable", "storage_unavailable")
 _CREATING: Final = responses(
-    "malformed_body", "not_found", "body_too_large", "unsupported_media_type", "invalid_request", *_UNAVAILABLE
+    "malformed_body",
+    "not_found",
+    "body_too_large",
+    "unsupported_media_type",
+    "invalid_request",
+    *_UNAVAILABLE,
+    "quota_exceeded",
+    "farm_full",
 )
 
 

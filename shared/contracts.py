@@ -352,7 +352,7 @@ class Job(_Contract):
     metrics: Metrics = Field(description="Where its time went.")
     labels: dict[str, str] = Field(description="Your own marks.")
     batch_id: str | None = Field(description="What the jobs of one batch share; null for a job that came alone.")
-    urls: JobUrls = Field(description="Where to go on from here.")
+    urls: JobUrls = Field(description="Where what belongs to it is, and what can be done to it.")
 
 
 class JobPage(_Contract):
