@@ -199,6 +199,9 @@ local function move_on(job, chunk, needed)
   end
 end
 
+-- The list of a tenant's jobs that ended as this one did.
+local function ended_as(job) return P .. 'jobs:' .. job.status .. ':' .. job.tenant end
+
 -- Ends a job. What was under way goes back to what is ready, so that a retry begins where this ended; without leases
 -- those who still work on it are late.
 local function finish(job, status, fields)
@@ -216,6 +219,7 @@ local function finish(job, status, fields)
   redis.call('ZREM', P .. 'jobs:deadlines', job.id)
   redis.call('SREM', P .. 'jobs:running', job.id)
   redis.call('SADD', P .. 'jobs:ended', job.id)
+  redis.call('ZADD', ended_as(job), job.created_ms, job.id)
   redis.call('DEL', key(job.id, ':previews'))
   offer_all(job)
   tell_status(job)
@@ -238,25 +242,29 @@ local function open(job, status)
   if MAY_START[status] then count_backlog(job, 1) end
 end
 
--- The list of a batch's jobs; nil for a job that came alone.
-local function batch_of(job)
-  local batch = redis.call('HGET', key(job.id), 'batch_id')
-  return batch and P .. 'jobs:batch:' .. job.tenant .. ':' .. batch
+-- The lists by which a job is found, all by time of creation, but for those of what it is just now.
+local function lists_of(job)
+  local said = redis.call('HMGET', key(job.id), 'batch_id', 'type', 'labels')
+  local lists = {P .. 'jobs', P .. 'jobs:of:' .. job.tenant}
+  if said[1] then lists[#lists + 1] = P .. 'jobs:batch:' .. job.tenant .. ':' .. said[1] end
+  if said[2] then lists[#lists + 1] = P .. 'jobs:type:' .. job.tenant .. ':' .. said[2] end
+  for name, value in pairs(cjson.decode(said[3] or '{}')) do
+    lists[#lists + 1] = P .. 'jobs:label:' .. job.tenant .. ':' .. name .. '=' .. value
+  end
+  return lists
 end
 
 -- Records a job, has its work listed if it lives, or the news of its end told; the queues to send a ticket to.
 local function accept(id, fields)
   redis.call('HSET', key(id), unpack(fields))
   local job, needy = load(id), {}
-  redis.call('ZADD', P .. 'jobs', job.created_ms, id)
-  redis.call('ZADD', P .. 'jobs:of:' .. job.tenant, job.created_ms, id)
-  local batch = batch_of(job)
-  if batch then redis.call('ZADD', batch, job.created_ms, id) end
+  for _, list in ipairs(lists_of(job)) do redis.call('ZADD', list, job.created_ms, id) end
   if IS_LIVE[job.status] then
     open(job, job.status)
     offer_all(job, needy)
-  elseif redis.call('HGET', key(id), 'announced') ~= '1' then
-    redis.call('SADD', P .. 'jobs:ended', id)
+  else
+    redis.call('ZADD', ended_as(job), job.created_ms, id)
+    if redis.call('HGET', key(id), 'announced') ~= '1' then redis.call('SADD', P .. 'jobs:ended', id) end
   end
   return needy
 end
@@ -308,8 +316,9 @@ redis.call('HSET', place, ARGV[3], ARGV[4])
 return 1
 
 --@ find
--- ARGV listing, newest and oldest time of creation, id to be below, most to find, most to look at, status, type, labels
--- (JSON) · {id come to or '' at the listing's end, id, …}, newest first.
+-- ARGV lists that have all jobs wanted (JSON), newest and oldest time of creation, id to be below, most to find, most to
+-- look at, status, type, labels (JSON) · {id come to or '' at the list's end, id, …}, newest first. The shortest list is
+-- looked through.
 local below, most, left = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local status, kind, labels = ARGV[7], ARGV[8], cjson.decode(ARGV[9])
 local has_labels = next(labels) ~= nil
@@ -327,9 +336,14 @@ local function is_wanted(id)
   return true
 end
 
+local list, length
+for _, one in ipairs(cjson.decode(ARGV[1])) do
+  local size = redis.call('ZCARD', one)
+  if not length or size < length then list, length = one, size end
+end
 local offset, found = 0, {}
 while true do
-  local some = redis.call('ZRANGE', ARGV[1], ARGV[2], ARGV[3], 'BYSCORE', 'REV', 'LIMIT', offset, 200)
+  local some = redis.call('ZRANGE', list, ARGV[2], ARGV[3], 'BYSCORE', 'REV', 'LIMIT', offset, 200)
   if #some == 0 then return {'', unpack(found)} end
   for _, id in ipairs(some) do
     if id < below then
@@ -687,6 +701,7 @@ if ARGV[2] ~= '' and (redis.call('HGET', key(job.id), 'runs') or '0') ~= ARGV[2]
 redis.call('HDEL', key(job.id), 'started_ms', 'finished_ms', 'error', 'announced', 'expires_ms', 'cancel_ms')
 redis.call('DEL', key(job.id, ':attempts'))
 redis.call('SREM', P .. 'jobs:ended', job.id)
+redis.call('ZREM', ended_as(job), job.id)
 redis.call('PERSIST', key(job.id, ':events'))
 redis.call('HINCRBY', key(job.id), 'runs', 1)
 job.started_ms, job.expires_ms, job.cancel_ms = 0, 0, 0
@@ -729,14 +744,13 @@ return views
 local id = ARGV[1]
 local job = load(id)
 if not job or IS_LIVE[job.status] then return 0 end
-local batch = batch_of(job)
+local lists = lists_of(job)
+lists[#lists + 1] = ended_as(job)
 local parts = {'', ':frames', ':done', ':attempts', ':warnings', ':events', ':previews', ':leases', ':deliveries'}
 for _, part in ipairs(parts) do
   redis.call('DEL', key(id, part))
 end
-redis.call('ZREM', P .. 'jobs', id)
-redis.call('ZREM', P .. 'jobs:of:' .. job.tenant, id)
-if batch then redis.call('ZREM', batch, id) end
+for _, list in ipairs(lists) do redis.call('ZREM', list, id) end
 redis.call('SREM', P .. 'jobs:ended', id)
 redis.call('ZADD', P .. 'jobs:deleted', now_ms(), id)
 publish(id)

@@ -25,7 +25,8 @@ Keys, all under `riffarm:`
     jobs              sorted set: all ids by time of creation; jobs:of:{tenant} a tenant's; jobs:queued not yet begun
     jobs:active       set: ids that must still end; jobs:running those begun; jobs:ended those not yet announced
     jobs:expiring     sorted set: ids by the time until which they must have begun; jobs:deleted by time of deletion
-    jobs:live:{tenant}, jobs:batch:{tenant}:{batch}  as jobs:of:{tenant}: those that must still end; a batch's
+    jobs:live:{tenant} as jobs:of:{tenant}, those that must still end; likewise jobs:{status}:{tenant}, ended so,
+                      jobs:batch:{tenant}:{batch}, jobs:type:{tenant}:{type}, jobs:label:{tenant}:{name}={value}
     idempotency_whole anything: written when storage had no job that is not here, so that no key is lost
     idempotency:{key} hash: the request that an idempotency key stands for, who is at it, its answer; gone after a day
     audio             hash: tenant → ms of sound in its jobs that must still end
@@ -72,7 +73,7 @@ _COUNTERS: Final = (
 )
 _UNSAID: Final = dict.fromkeys(_COUNTERS, "0") | {"stage": ""}
 _MOVES_FILE: Final = Path(__file__).with_name("job_moves.lua")
-MAX_LOOKS: Final = 100_000
+MAX_LOOKS: Final = 20_000
 """Jobs that one page of a list looks at: those that are wanted may be rare."""
 _LOOKS_AT_ONCE: Final = 2_000
 """Of these so many in one move: nobody waits for Redis longer than some milliseconds."""
@@ -218,12 +219,15 @@ def _accepted(answer: Sequence[Any], quota: Quota | None) -> Accepted | TooMuchE
     return Accepted(int(position) or None, queues)
 
 
-def _listing(tenant: str, wanted: Wanted) -> str:
-    """The shortest list that has all jobs wanted."""
-    if wanted.batch_id is not None:
-        return f"{PREFIX}jobs:batch:{tenant}:{wanted.batch_id}"
-    is_live = wanted.status is not None and wanted.status not in TERMINAL
-    return f"{PREFIX}jobs:live:{tenant}" if is_live else f"{PREFIX}jobs:of:{tenant}"
+def _lists(tenant: str, wanted: Wanted) -> list[str]:
+    """The lists that each have all jobs wanted."""
+    lists = [f"of:{tenant}"]
+    if wanted.status is not None:
+        lists.append(f"{wanted.status if wanted.status in TERMINAL else 'live'}:{tenant}")
+    for kind, value in (("batch", wanted.batch_id), ("type", wanted.type)):
+        lists += [f"{kind}:{tenant}:{value}"] if value is not None else []
+    lists += [f"label:{tenant}:{name}={value}" for name, value in wanted.labels.items()]
+    return [f"{PREFIX}jobs:{one}" for one in lists]
 
 
 def fields_from_view(view: Sequence[Any]) -> dict[str, str] | None:
@@ -504,12 +508,11 @@ class JobStore:
         newest: str | float = f"({wanted.before_ms}" if wanted.before_ms <= newest_ms else newest_ms
         bounds = (newest, f"({wanted.after_ms}")
         filters = (wanted.status or "", wanted.type or "", json.dumps(dict(wanted.labels)))
+        lists = json.dumps(_lists(tenant, wanted))
         ids: list[str] = []
         last_id = before_id or "~"
         for _ in range(MAX_LOOKS // _LOOKS_AT_ONCE):
-            last, *some = self.move(
-                "find", _listing(tenant, wanted), *bounds, last_id, limit - len(ids), _LOOKS_AT_ONCE, *filters
-            )
+            last, *some = self.move("find", lists, *bounds, last_id, limit - len(ids), _LOOKS_AT_ONCE, *filters)
             ids += some
             if not last:
                 return Found(ids, None)
@@ -518,6 +521,15 @@ class JobStore:
                 break
             bounds = (created_ms_from_job_id(last_id), bounds[1])
         return Found(ids, last_id)
+
+    def own(self, job_ids: Collection[str], tenant: str) -> set[str]:
+        """Those of these jobs that are a tenant's."""
+        ids = [*job_ids]
+        if not ids:
+            return set()
+        with reachable():
+            found = cast("list[float | None]", self.redis.zmscore(f"{PREFIX}jobs:of:{tenant}", ids))
+        return {job_id for job_id, at in zip(ids, found, strict=True) if at is not None}
 
     def frames(self, job_id: str, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Of these frames the finished ones, and how each was made."""

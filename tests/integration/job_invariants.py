@@ -108,3 +108,6 @@ def _check_counts(client: Any, models: dict[str, JobModel]) -> None:
     for tenant in ("a", "b"):
         live = {job.id for job in models.values() if job.is_live and job.tenant == tenant}
         assert {*client.zrange(f"riffarm:jobs:live:{tenant}", 0, -1)} == live
+        for status in ("succeeded", "failed", "canceled"):
+            ended = {job.id for job in models.values() if job.status == status and job.tenant == tenant}
+            assert {*client.zrange(f"riffarm:jobs:{status}:{tenant}", 0, -1)} == ended

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,6 +47,12 @@ def end_leases(valkey: Valkey) -> None:
     with redis.Redis(port=valkey.port, decode_responses=True) as client:
         for key in client.scan_iter("riffarm:idempotency:*"):
             client.hset(key, "until_ms", 1)
+
+
+@pytest.fixture(autouse=True)
+def quick_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without tracebacks in colour, which take seconds."""
+    monkeypatch.setattr("api.problems.log", SimpleNamespace(error=lambda *said, **more: None))
 
 
 def test_the_same_request_again_is_answered_as_the_first_time(gateway: TestClient) -> None:
