@@ -13,7 +13,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
@@ -23,11 +23,11 @@ from api.intake import Jobs
 from api.problems import responses
 from api.uploads import keep_upload
 from shared.errors import FieldError, InvalidRequestError, NotFoundError
-from shared.object_store import upload_key
-from shared.uploads import AudioUpload, ImageUpload, upload_from_id
+from shared.uploads import AudioUpload, ImageUpload
 
 router = APIRouter(prefix=FILES_PATH, tags=["replicate"])
 _UNAVAILABLE: Final = ("unauthorized", "forbidden", "queue_unavailable", "storage_unavailable")
+_PAGE: Final = 100
 _FILE_FIELDS: Final = ("seed_image", "seed_image_id", "mask_image", "source")
 _DATA_URL: Final = re.compile(r"data:[^,]{0,200},")
 _OWN_URL: Final = re.compile(r"https?://[^/]+/v1/files/(upl_[0-9a-f]{64})")
@@ -67,25 +67,51 @@ async def create_file(request: Request, farm: Submitting) -> dict[str, Any]:
             raise InvalidRequestError(FieldError("content", "required", None, "a file"))
         upload = await run_in_threadpool(keep_upload, farm, content.file)
         name = form.get("filename") or content.filename
-    return await run_in_threadpool(_file, farm, upload, str(name))
+        at_s = await run_in_threadpool(_came_at_s, farm, upload)
+    return _file(farm, upload, at_s, str(name))
 
 
 @router.get("/{file_id}", responses=responses("not_found", *_UNAVAILABLE), summary="See a file")
 def read_file(file_id: str, farm: Reading) -> dict[str, Any]:
     """What is known of an uploaded file. Its own name is not kept."""
-    return _file(farm, _known(farm, file_id))
+    upload = _known(farm, file_id)
+    return _file(farm, upload, _came_at_s(farm, upload))
+
+
+@router.get("", responses=responses(*_UNAVAILABLE), summary="List files")
+def list_files(farm: Reading) -> dict[str, Any]:
+    """The caller's uploads, the newest first; the hundred newest."""
+    found = farm.uploads.newest(_PAGE)
+    return {"previous": None, "next": None, "results": [_file(farm, upload, at_s) for upload, at_s in found]}
+
+
+@router.delete(
+    "/{file_id}",
+    status_code=204,
+    response_class=Response,
+    responses=responses("not_found", *_UNAVAILABLE),
+    summary="Delete a file",
+)
+def delete_file(file_id: str, farm: Submitting) -> Response:
+    """Let go of an upload: the caller sees it no more. Jobs that were made with it are not touched."""
+    farm.uploads.forget(_known(farm, file_id))
+    return Response(status_code=204)
 
 
 def _known(farm: Jobs, file_id: str) -> ImageUpload | AudioUpload:
-    upload = upload_from_id(farm.object_store, file_id)
+    upload = farm.uploads.get(file_id)
     if upload is None:
         raise NotFoundError(f"There is no file {file_id[:80]}.")
     return upload
 
 
-def _file(farm: Jobs, upload: ImageUpload | AudioUpload, name: str = "") -> dict[str, Any]:
-    made_s = next((at_s for _, at_s in farm.object_store.aged_keys(upload_key(upload.sha256))), 0.0)
-    made_at = datetime.fromtimestamp(made_s, UTC)
+def _came_at_s(farm: Jobs, upload: ImageUpload | AudioUpload) -> float:
+    key = farm.uploads.owner_key(upload)
+    return next((at_s for _, at_s in farm.object_store.aged_keys(key)), 0.0)
+
+
+def _file(farm: Jobs, upload: ImageUpload | AudioUpload, at_s: float, name: str = "") -> dict[str, Any]:
+    came_at = datetime.fromtimestamp(at_s, UTC)
     days = farm.settings.keep_uploads_days
     return {
         "id": upload.id,
@@ -95,8 +121,8 @@ def _file(farm: Jobs, upload: ImageUpload | AudioUpload, name: str = "") -> dict
         "etag": upload.sha256,
         "checksums": {"sha256": upload.sha256},
         "metadata": {},
-        "created_at": made_at.isoformat(),
-        "expires_at": (made_at + timedelta(days=days)).isoformat() if days else None,
+        "created_at": came_at.isoformat(),
+        "expires_at": (came_at + timedelta(days=days)).isoformat() if days else None,
         "urls": {"get": f"{farm.settings.base_url}{FILES_PATH}/{upload.id}"},
     }
 

@@ -3,7 +3,8 @@
 Start one as `RIFFARM_WORKER_APP=tests.stub_worker:app python -m workers.main …` from the repository's root; set for
 `riffarm up`, all its workers are such. What a frame looks like depends on its hash alone, so the same request always
 gives the same sound. RIFFARM_STUB_FRAME_S makes a frame take that long, in steps between which it can be canceled. A
-prompt with the word `kills` kills the process that renders it, and one with `breaks` raises an error. The file named by
+prompt with the word `kills` kills the process that renders it, one with `breaks` raises an error, and one with
+`refuses` an error that is final. The file named by
 RIFFARM_STUB_RENDERS gets a line for every frame that is rendered, its hash and the process, and one for each that is to
 be rendered though storage has it.
 """
@@ -20,6 +21,7 @@ from typing import Any, Final
 from PIL import Image
 
 import workers.main
+from shared.errors import RenderError
 from shared.frames import Frame, frame_hash
 from shared.object_store import frame_key, object_store_from_url
 from workers.main import app
@@ -98,6 +100,8 @@ def _obey(prompt: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if "breaks" in prompt:
         raise RuntimeError("the stub was told to break")
+    if "refuses" in prompt:
+        raise RenderError("the stub was told to refuse")
 
 
 # The child that a worker spawns imports these, so that what follows holds there too.

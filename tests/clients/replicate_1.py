@@ -64,7 +64,7 @@ def run_longer_than_the_wait() -> object:
 
 def fails() -> object:
     try:
-        replicate.run("riffarm/clip", input=CLIP | {"prompt": "it breaks"})
+        replicate.run("riffarm/clip", input=CLIP | {"prompt": "it refuses"})
     except ModelError as error:
         return {"status": error.prediction.status, "error": error.prediction.error}
     return None
@@ -86,7 +86,7 @@ def stream() -> object:
 
 def stream_of_a_failure() -> object:
     try:
-        return [one.event.value for one in replicate.stream("riffarm/clip", input=CLIP | {"prompt": "it breaks"})]
+        return [one.event.value for one in replicate.stream("riffarm/clip", input=CLIP | {"prompt": "it refuses"})]
     except RuntimeError as error:
         return str(error)
 

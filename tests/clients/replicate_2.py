@@ -70,7 +70,7 @@ def cancel_after() -> object:
 
 def fails() -> object:
     try:
-        replicate.run("riffarm/clip", input=CLIP | {"prompt": "it breaks"})
+        replicate.run("riffarm/clip", input=CLIP | {"prompt": "it refuses"})
     except ModelError as error:
         return {"status": error.prediction.status, "error": error.prediction.error}
     return None

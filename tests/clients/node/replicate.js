@@ -59,7 +59,7 @@ const scenarios = {
 
   async fails() {
     try {
-      await replicate.run("riffarm/clip", { input: { ...CLIP, prompt: "it breaks" } });
+      await replicate.run("riffarm/clip", { input: { ...CLIP, prompt: "it refuses" } });
     } catch (error) {
       return { status: "failed", error: error.message };
     }
@@ -84,7 +84,7 @@ const scenarios = {
 
   async stream_of_a_failure() {
     try {
-      for await (const _ of replicate.stream("riffarm/clip", { input: { ...CLIP, prompt: "it breaks" } }));
+      for await (const _ of replicate.stream("riffarm/clip", { input: { ...CLIP, prompt: "it refuses" } }));
     } catch (error) {
       return error.message;
     }
