@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from api.access import Operating, Reading, WholeFarm
-from api.farm_report import FarmReport, WorkerList, WorkerReport, farm_report, worker_reports
+from api.farm_report import FarmReport, WorkerList, WorkerReport, as_seen_by, farm_report, worker_reports
 from api.intake import Jobs
 from api.metrics import MEDIA_TYPE, metrics_text
 from api.problems import responses
@@ -95,9 +95,15 @@ def metrics(farm: WholeFarm) -> Response:
 
 
 @router.get("/v1/farm", response_model=FarmReport, responses=_RESPONSES, summary="See the farm")
-def read_farm(farm: Reading) -> Response:
-    """Queues with what waits in them, workers with what they are at, the estimated wait, the last sweep's report."""
-    return _answer(farm_report(farm.job_store))
+def read_farm(request: Request, farm: Reading) -> Response:
+    """Queues with what waits in them, workers with what they are at, the estimated wait, the last sweep's report.
+
+    Of jobs of other tenants only who has the scope `admin` sees which they are.
+    """
+    report = farm_report(farm.job_store)
+    if "admin" not in request.state.caller.scopes:
+        report = as_seen_by(farm.tenant, report, farm.job_store)
+    return _answer(report)
 
 
 @router.post(

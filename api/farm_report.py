@@ -88,6 +88,16 @@ def farm_report(jobs: JobStore) -> FarmReport:
     )
 
 
+def as_seen_by(tenant: str, report: FarmReport, jobs: JobStore) -> FarmReport:
+    """What one tenant sees of it: of others' jobs not which they are. Raises QueueUnavailableError."""
+    stuck = (report.sweep or {}).get("stuck_jobs", [])
+    own = jobs.own({*(worker.job for worker in report.workers if worker.job), *(one["job"] for one in stuck)}, tenant)
+    hidden = {"job": None, "item": None}
+    workers = [one if one.job in own else one.model_copy(update=hidden) for one in report.workers]
+    sweep = report.sweep and report.sweep | {"stuck_jobs": [one for one in stuck if one["job"] in own]}
+    return report.model_copy(update={"workers": workers, "sweep": sweep})
+
+
 def _worker(beat: dict[str, Any], job: str | None, item: str | None) -> WorkerReport:
     busy: WorkerState = "busy" if job else "idle"
     return WorkerReport(
@@ -101,11 +111,12 @@ def _worker(beat: dict[str, Any], job: str | None, item: str | None) -> WorkerRe
 
 
 def _queue(backlog: Backlog, workers: list[WorkerReport]) -> QueueReport:
-    serving = sum(_serves(worker, backlog.queue) for worker in workers)
+    serving = sum(serves(worker, backlog.queue) for worker in workers)
     wait_s = round(backlog.seconds / serving, 1) if serving else None
     return QueueReport(**backlog._asdict(), workers=serving, wait_s=wait_s)
 
 
-def _serves(worker: WorkerReport, queue: str) -> bool:
+def serves(worker: WorkerReport, queue: str) -> bool:
+    """Whether a worker takes from a queue just now."""
     is_taking = worker.state in ("idle", "busy")
     return is_taking and kind_of_queue(queue) in worker.queues and {*models_of_queues([queue])} <= {*worker.models}

@@ -40,6 +40,7 @@ from shared.object_store import ObjectStore, job_paused_key, job_prefix, job_res
 from shared.plan import Conversion, Plan, ResolvedRequest
 from shared.quotas import Room, audio_ms_from_s
 from shared.settings import Settings
+from shared.uploads import TenantUploads
 from shared.webhook_urls import WebhookRules
 
 _WRITERS: Final = 16
@@ -74,7 +75,6 @@ class Jobs:
         self.tenant = tenant
         self.room: Room | None = None
         self.view = JobView(settings, object_store)
-        self._planner = Planner(settings, object_store, models)
 
     def of(self, tenant: str, room: Room | None = None) -> Jobs:
         """The same farm as this tenant sees it, who may add to it what there is room for: anything without `room`."""
@@ -84,7 +84,12 @@ class Jobs:
 
     def plan(self, request: ResolvedRequest) -> Plan | Conversion:
         """The plan of a request, checked against what this farm has. Raises InvalidRequestError."""
-        return self._planner.plan(request)
+        return Planner(self.settings, self.uploads, self.models).plan(request)
+
+    @property
+    def uploads(self) -> TenantUploads:
+        """What the tenant has uploaded."""
+        return TenantUploads(self.object_store, self.tenant)
 
     def submit(self, request: ResolvedRequest) -> str:
         """As `accept`; the job's id."""

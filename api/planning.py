@@ -14,12 +14,11 @@ from api.lengths import wrong_lengths
 from shared.catalogue import ModelEntry, seed_images
 from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, RemixRequest, TrackRequest, Webhook
 from shared.errors import FieldError, InvalidRequestError
-from shared.object_store import ObjectStore
 from shared.plan import Conversion, Plan, RenderRequest, ResolvedRequest, Sources
 from shared.resolving import resolve
 from shared.settings import Settings
 from shared.spectrogram_params import SpectrogramParams
-from shared.uploads import AudioUpload, ImageUpload, upload_from_id
+from shared.uploads import AudioUpload, ImageUpload, TenantUploads
 from shared.webhook_urls import WebhookRules
 
 _GRID: Final = SpectrogramParams()
@@ -29,12 +28,12 @@ _MIN_PIXELS: Final = 64
 
 
 class Planner:
-    """Plans requests against one farm's models, uploads and settings."""
+    """Plans one tenant's requests against its uploads, and the farm's models and settings."""
 
-    def __init__(self, settings: Settings, object_store: ObjectStore, models: dict[str, ModelEntry]) -> None:
+    def __init__(self, settings: Settings, uploads: TenantUploads, models: dict[str, ModelEntry]) -> None:
         self.settings = settings
-        self.object_store = object_store
         self.models = models
+        self._uploads = uploads
 
     def plan(self, request: ResolvedRequest) -> Plan | Conversion:
         """The plan of a request, checked against what this farm has. Raises InvalidRequestError."""
@@ -44,7 +43,7 @@ class Planner:
         return plan
 
     def _conversion(self, request: ConvertRequest) -> Conversion:
-        upload = upload_from_id(self.object_store, request.source)
+        upload = self._uploads.get(request.source)
         if upload is None:
             raise InvalidRequestError(FieldError("source", "unknown upload", request.source, "an upload's id"))
         low, high = request.f_min_hz or _GRID.f_min_hz, request.f_max_hz or _GRID.f_max_hz
@@ -68,7 +67,7 @@ class Planner:
         return self._remix_sources(request) if isinstance(request, RemixRequest) else self._picture_sources(request)
 
     def _remix_sources(self, request: RemixRequest) -> Sources:
-        upload = upload_from_id(self.object_store, request.source)
+        upload = self._uploads.get(request.source)
         if not isinstance(upload, AudioUpload):
             message = "this upload is a picture, not a sound" if upload else "unknown upload"
             raise InvalidRequestError(FieldError("source", message, request.source, "an uploaded sound's id"))
@@ -111,14 +110,14 @@ class Planner:
         if mask != seed:
             message = f"the mask is {mask[0]}×{mask[1]} and the seed image {seed[0]}×{seed[1]}"
             yield FieldError("mask_image", message, mask_image, "a mask of the seed image's size")
-        upload = upload_from_id(self.object_store, mask_image)
+        upload = self._uploads.get(mask_image)
         if isinstance(upload, ImageUpload) and upload.brightest == 0:
             yield FieldError(
                 "mask_image", "the mask is all black, so everything is kept", mask_image, "white where to repaint"
             )
 
     def _size(self, picture_id: str) -> tuple[int, int]:
-        upload = upload_from_id(self.object_store, picture_id)
+        upload = self._uploads.get(picture_id)
         if isinstance(upload, ImageUpload):
             return upload.width, upload.height
         return seed_images()[picture_id].columns, _GRID.mel_bins
@@ -143,7 +142,7 @@ class Planner:
             return None
         if picture_id in seed_images():
             return seed_images()[picture_id].sha256
-        upload = upload_from_id(self.object_store, picture_id)
+        upload = self._uploads.get(picture_id)
         if isinstance(upload, ImageUpload) and min(upload.width, upload.height) < _MIN_PIXELS:
             size = f"{upload.width}×{upload.height}"
             errors.append(FieldError(field, "the picture is too small", size, f">= {_MIN_PIXELS}×{_MIN_PIXELS}"))

@@ -36,7 +36,9 @@ _OWN_URL: Final = re.compile(r"https?://[^/]+/v1/files/(upl_[0-9a-f]{64})")
 @router.post(
     "",
     status_code=201,
-    responses=responses("malformed_body", "body_too_large", "unsupported_media_type", "invalid_request", *_UNAVAILABLE),
+    responses=responses(
+        "malformed_body", "body_too_large", "unsupported_media_type", "invalid_request", "quota_exceeded", *_UNAVAILABLE
+    ),
     openapi_extra={
         "requestBody": {
             "required": True,

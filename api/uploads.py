@@ -23,7 +23,7 @@ from api.problems import responses
 from shared.audio_source import NotAudioError, open_audio
 from shared.catalogue import UPLOAD_PREFIX
 from shared.errors import FieldError, InvalidRequestError
-from shared.uploads import AudioUpload, ImageUpload, Upload, put_upload
+from shared.uploads import AudioUpload, ImageUpload, Upload
 
 _PICTURES: Final = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _SOUNDS: Final = {
@@ -48,6 +48,7 @@ router = APIRouter(tags=["uploads"])
         "body_too_large",
         "unsupported_media_type",
         "invalid_request",
+        "quota_exceeded",
         "storage_unavailable",
     ),
     summary="Upload a picture or a sound",
@@ -60,7 +61,8 @@ def upload(farm: Submitting, content: Annotated[UploadFile, File(description=_TA
 def keep_upload(farm: Jobs, content: BinaryIO) -> ImageUpload | AudioUpload:
     """Check a file by decoding it and keep it; what is known of it.
 
-    Raises InvalidRequestError for one that is damaged or too large, HTTPException (415) for other kinds of content.
+    Raises InvalidRequestError for one that is damaged or too large, HTTPException (415) for other kinds of content,
+    QuotaExceededError when the tenant has too much already.
     """
     # The decoders want a file with a name; a long sound has no place in memory.
     with tempfile.NamedTemporaryFile(prefix="riffarm-") as file:
@@ -70,7 +72,7 @@ def keep_upload(farm: Jobs, content: BinaryIO) -> ImageUpload | AudioUpload:
         checked = _checked_image(path) or _checked_audio(path)
         if checked is None:
             raise HTTPException(415, f"The upload is not {_TAKEN}.")
-        put_upload(farm.object_store, checked, path)
+        farm.uploads.keep(checked, path, farm.room.upload_bytes if farm.room else None)
     return checked
 
 

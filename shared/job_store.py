@@ -528,7 +528,7 @@ class JobStore:
         if not ids:
             return set()
         with reachable():
-            found = cast("list[float | None]", self.redis.zmscore(f"{PREFIX}jobs:of:{tenant}", ids))
+            found = self.redis.zmscore(f"{PREFIX}jobs:of:{tenant}", ids)
         return {job_id for job_id, at in zip(ids, found, strict=True) if at is not None}
 
     def frames(self, job_id: str, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:

@@ -24,6 +24,8 @@ from shared.errors import ObjectNotFoundError, StorageUnavailableError
 MAX_KEY_LENGTH: Final = 512
 PIECE_BYTES: Final = 2**18
 """How much of an object is read at once where it is passed on."""
+UPLOAD_OWNERS_PREFIX: Final = "uploads-of/"
+"""Where it is kept which tenant has uploaded what."""
 KEYS_PREFIX: Final = "keys/"
 """Where the records of the gateway's keys are kept."""
 _TEMPORARY_PREFIX: Final = ".writing-"
@@ -132,6 +134,16 @@ def webhook_secret_key(tenant: str) -> str:
 def key_record_key(key_id: str) -> str:
     """Where the record of a gateway's key is kept."""
     return f"{KEYS_PREFIX}{_name(key_id)}.json"
+
+
+def upload_owner_key(tenant: str, sha256: str, size_bytes: int) -> str:
+    """What says that a tenant has uploaded a file; its size is in the name, so that a listing tells the sum."""
+    return f"{upload_owner_prefix(tenant)}{_hash(sha256)}-{size_bytes}"
+
+
+def upload_owner_prefix(tenant: str) -> str:
+    """What the keys of all begin with that says what a tenant has uploaded."""
+    return f"{UPLOAD_OWNERS_PREFIX}{_name(tenant)}/"
 
 
 def _name(name: str) -> str:

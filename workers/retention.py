@@ -16,7 +16,7 @@ from typing import Final, cast
 from shared.contracts import TERMINAL
 from shared.endings import remove_job
 from shared.job_store import PREFIX, JobStore, created_ms_from_job_id
-from shared.object_store import ObjectStore
+from shared.object_store import UPLOAD_OWNERS_PREFIX, ObjectStore
 from shared.redis_connection import reachable
 from shared.settings import Settings
 
@@ -39,10 +39,15 @@ def remove_old(
         for job_id in _jobs_ended_before(until_s, job_store):
             go_on()
             removed["jobs"] += remove_job(job_id, job_store, object_store)
-    for kind, days in (("frames", settings.keep_frames_days), ("uploads", settings.keep_uploads_days)):
+    for prefix, kind, days in (
+        ("frames/", "frames", settings.keep_frames_days),
+        # Whose an upload is has its age from when it was uploaded last by that tenant.
+        (UPLOAD_OWNERS_PREFIX, "uploads", settings.keep_uploads_days),
+        ("uploads/", "uploads", settings.keep_uploads_days),
+    ):
         if days is not None:
-            old = _keys_older_than(f"{kind}/", time.time() - days * _DAY_S, object_store, go_on)
-            removed[kind] = _removed(old, job_store if kind == "uploads" else None, object_store)
+            old = _keys_older_than(prefix, time.time() - days * _DAY_S, object_store, go_on)
+            removed[kind] += _removed(old, job_store if kind == "uploads" else None, object_store)
     removed["unfinished"] = object_store.remove_unfinished(time.time() - _DAY_S)
     return removed
 

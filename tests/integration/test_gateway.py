@@ -5,18 +5,26 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from api.event_reader import CLIENT_NAME
 from api.main import create_app
+from shared.farm_state import FarmState
+from shared.job_store import JobStore
 from shared.object_store import object_store_from_url
 from shared.settings import Settings
 from shared.uploads import upload_from_id
-from tests.conftest import SECRET, WEBHOOK_SECRET, Valkey
-from tests.integration.gateway_probes import CLIP, TRACK, recorded, tickets, waiting_batches
+from tests.conftest import SECRET, WEBHOOK_SECRET, Valkey, wait_until
+from tests.fake_worker import FakeWorker
+from tests.integration.gateway_probes import CLIP, TRACK, recorded, served, tickets, waiting_batches
 from tests.tiny_audio import FORMATS, RATE_HZ, write_tone
 
 
@@ -66,6 +74,28 @@ def test_plan_answers_and_queues_nothing(gateway: TestClient, valkey: Valkey, se
     assert (waiting_batches(valkey), recorded(settings)) == (0, [])
 
 
+def test_a_plan_says_what_it_costs_or_why_that_is_not_known(gateway: TestClient, job_store: JobStore) -> None:
+    """Nothing is guessed: before anything is done each cost is null with its reason; then they follow the farm's pace."""
+    plan = gateway.post("/v1/jobs/plan", json={**TRACK, "formats": ["wav", "mp3"]}).json()
+    assert {*plan["cost"]["unknown"]} == {"render_s", "sound_s", "gpu_s", "wait_s"}
+    assert "no worker serves render.riffarm-mini" in plan["cost"]["unknown"]["wait_s"]
+    assert [plan["cost"][field] for field in ("render_s", "sound_s", "gpu_s", "wait_s")] == [None] * 4
+    assert 0 <= plan["bytes"]["wav"] - 2 * plan["samples_total"] < 200_000
+    assert plan["bytes"]["mp3"] < plan["bytes"]["wav"] / 5
+    job_store.redis.hset("riffarm:pace", mapping={"render.riffarm-mini": "1500", "sound": "4000"})
+    beat = {
+        "name": "w1",
+        "device": "cuda:0",
+        "queues": ["render", "sound"],
+        "models": ["riffarm-mini"],
+        "items_done": 0,
+    }
+    FarmState(job_store.redis).beat("w1/1", beat)
+    gateway.post("/v1/jobs", json=TRACK)
+    cost = gateway.post("/v1/jobs/plan", json=TRACK).json()["cost"]
+    assert cost == {"render_s": 3.0, "sound_s": 4.0, "gpu_s": 3.0, "wait_s": 3.0, "unknown": {}}
+
+
 def test_listing_pages_newest_first_and_filters(gateway: TestClient) -> None:
     """Pages join without gap or repeat; filters combine."""
     ids = [gateway.post("/v1/jobs", json={**CLIP, "labels": {"n": str(n % 2)}}).json()["id"] for n in range(5)]
@@ -89,6 +119,66 @@ def test_cancel_is_at_once_for_a_waiting_job_and_safe_to_repeat(gateway: TestCli
     second = gateway.post(f"/v1/jobs/{job_id}/cancel").json()
     assert first["status"] == second["status"] == "canceled"
     assert first["finished_at"] == second["finished_at"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "applied"),
+    [
+        (["wait=1"], "wait=1"),
+        (["respond-async, wait=1"], "wait=1"),
+        (["Wait = 1; a=b, respond-async"], "wait=1"),
+        (['foo="a,wait=9", WAIT="1"'], "wait=1"),
+        (["respond-async", "wait=1"], "wait=1"),
+        (["wait=1, wait=60"], "wait=1"),
+        (["respond-async"], None),
+        (["waiting=9, handling=lenient;wait=9"], None),
+        ([""], None),
+    ],
+)
+def test_preferences_come_in_any_case_and_order(gateway: TestClient, headers: list[str], applied: str | None) -> None:
+    """RFC 7240: of one that comes twice the first counts; others are nothing to us."""
+    answer = gateway.post("/v1/jobs", json=CLIP, headers=[("Prefer", one) for one in headers])
+    assert (answer.status_code, answer.headers.get("preference-applied")) == (202, applied)
+
+
+@pytest.mark.parametrize(
+    "prefer", ["wait=0", "wait=61", "wait", "wait=", "wait=-1", "wait=1.5", "wait=ten", "wait=1 0"]
+)
+def test_a_wait_that_cannot_be_is_refused(gateway: TestClient, prefer: str) -> None:
+    """Before any work is queued."""
+    answer = gateway.post("/v1/jobs", json=CLIP, headers={"Prefer": prefer})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Prefer")
+    assert gateway.get("/v1/jobs").json()["data"] == []
+
+
+def test_hundreds_wait_at_one_connection_and_hear_of_the_end_at_once(settings: Settings, job_store: JobStore) -> None:
+    """Whoever goes away meanwhile cancels nothing."""
+    with served(settings) as url:
+        limits = httpx.Limits(max_connections=None)
+        with httpx.Client(timeout=70, limits=limits) as client, ThreadPoolExecutor(300) as pool:
+            waiting = [
+                pool.submit(client.post, f"{url}/v1/jobs", json=CLIP, headers={"Prefer": "wait=60"}) for _ in range(300)
+            ]
+            wait_until(lambda: len(_unfinished(job_store)) == 300, "all are recorded")
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{url}/v1/jobs", json=CLIP, headers={"Prefer": "wait=60"}, timeout=1)
+            assert len(_unfinished(job_store)) == 301
+            connections = cast("list[dict[str, str]]", job_store.redis.client_list())
+            assert len([one for one in connections if one["name"] == CLIENT_NAME]) == 2
+            assert len(connections) < 100
+            started_s = time.monotonic()
+            worker = FakeWorker(settings, job_store, object_store_from_url(settings.storage_url))
+            while worker.work(500):
+                pass
+            answers = [one.result() for one in waiting]
+        assert {answer.json()["status"] for answer in answers} == {"succeeded"}
+        assert {answer.headers["preference-applied"] for answer in answers} == {"wait=60"}
+        assert time.monotonic() - started_s < 40
+        assert _unfinished(job_store) == set()
+
+
+def _unfinished(job_store: JobStore) -> set[str]:
+    return cast("set[str]", job_store.redis.smembers("riffarm:jobs:active"))
 
 
 def test_prefer_wait_says_that_it_waited(gateway: TestClient) -> None:
