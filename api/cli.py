@@ -1,8 +1,8 @@
 """The command line: `riffarm jobs|show|cancel|pause|resume|retry|delete`, `riffarm farm|workers`, and the commands that
 other modules announce.
 
-Leaves out rendering (`api.render`), how things are shown (`api.display`), and the commands that need a model or start
-processes: `workers.cli`, `infra.local`.
+Leaves out rendering (`api.render`), batches (`api.batch`), how things are shown (`api.display`), and the commands that
+need a model or start processes: `workers.cli`, `infra.local`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Annotated
 
+import stamina.instrumentation
 import typer
 from rich.console import Console
 
+from api.batch import commands as batch_commands
 from api.client import Client, FarmError
 from api.display import frame_table, job_table, queue_table, worker_table
 from api.farm_report import WorkerReport
@@ -33,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(render_commands)
+app.add_typer(batch_commands)
 app.add_typer(keys_commands, name="keys")
 workers = typer.Typer(help="Drain workers, and let benched ones work again.", no_args_is_help=True)
 app.add_typer(workers, name="workers")
@@ -164,6 +167,8 @@ def _add_commands() -> None:
 def main() -> None:
     """Run the command line; errors are one sentence on standard error."""
     _add_commands()
+    # What is tried again is nobody's news, least of all on standard output.
+    stamina.instrumentation.set_on_retry_hooks([])
     # Told to end, or left alone by its terminal, it tidies up as with Ctrl-C.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

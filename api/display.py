@@ -1,4 +1,4 @@
-"""What the command line shows: progress of a job while it runs; tables of jobs, their frames, queues and workers.
+"""What the command line shows: progress of a job or a batch; tables of jobs, their frames, queues and workers.
 
 Leaves out asking the farm (`api.client`) and commands (`api.cli`).
 """
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from api.batch_run import BatchProgress
 from api.farm_report import FarmReport, WorkerReport
 from api.frames import FrameReport
 from shared.contracts import ClipRequest, ConvertRequest, Job
@@ -56,6 +57,30 @@ def job_progress(console: Console) -> Iterator[tuple[Callable[[Job], None], Call
                 seconds.append(event.data["seconds"])
 
         yield show, note
+
+
+@contextlib.contextmanager
+def batch_progress(console: Console, total: int) -> Iterator[Callable[[BatchProgress], None]]:
+    """One bar for a whole batch while the block lasts: a function that takes how far it is."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(f"0 of {total} done", total=float(total))
+
+        def show(batch: BatchProgress) -> None:
+            done, failed = len(batch.files), len(batch.failures)
+            under_way = (job for entry, job in batch.jobs.items() if entry not in {*batch.files, *batch.failures})
+            fraction = done + failed + sum(min(job.progress.fraction, 0.99) for job in under_way)
+            words = f"{done} of {total} done" + (f", {failed} failed" if failed else "")
+            progress.update(bar, completed=fraction, description=words)
+
+        yield show
 
 
 def _each(seconds: list[float]) -> str:
