@@ -21,9 +21,10 @@ from api.answers import BatchAnswer, BatchItem, ProblemDocument
 from api.bodies import StrictRoute, media_type_of, value_from_json
 from api.guard import BATCH_PATH
 from api.idempotency import Once, OncePerKey
-from api.intake import Draft, Jobs
+from api.intake import Jobs
 from api.jobs import BODY_PROBLEMS, ONCE_PROBLEMS, UNAVAILABLE
 from api.problems import PROBLEMS, Wrong, problem_body, responses, what_is_wrong, what_is_wrong_in
+from api.registrar import Draft
 from api.stamps import Stamp
 from shared.contracts import JOB_REQUEST, Job
 from shared.errors import FieldError, InvalidRequestError, RiffarmError

@@ -58,6 +58,11 @@ class Once:
         self._token = secrets.token_hex(8)
         self.is_replayed = False
 
+    @property
+    def has_key(self) -> bool:
+        """Whether the request came with a key."""
+        return self._mark is not None
+
     def answer(self, work: Callable[[Stamp], Response], wait_s: int = 0) -> Response:
         """What `work` answers, or answered the first time: then `is_replayed`.
 

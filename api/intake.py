@@ -6,17 +6,19 @@ Reads and lists jobs too, and does to them what can be done: cancel, pause, resu
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from copy import copy
 from dataclasses import asdict
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 from api.planning import Planner
+from api.registrar import Draft, Registrar
 from api.stamps import Stamp, new_stamp
 from shared.catalogue import ModelEntry
 from shared.contracts import TERMINAL, ConvertRequest, Job
@@ -35,24 +37,13 @@ from shared.errors import (
 from shared.job_store import Accepted, JobStore, Wanted, created_ms_from_job_id, is_job_id
 from shared.job_view import JobView
 from shared.logs import request_id
-from shared.manifests import delete_manifest, manifest, put_manifests
+from shared.manifests import manifest
 from shared.object_store import ObjectStore, job_paused_key, job_prefix, job_result_key, job_retry_key
 from shared.plan import Conversion, Plan, ResolvedRequest
-from shared.quotas import Room, audio_ms_from_s
+from shared.quotas import Quota, Room, audio_ms_from_s
 from shared.settings import Settings
 from shared.uploads import TenantUploads
 from shared.webhook_urls import WebhookRules
-
-_WRITERS: Final = 16
-"""Manifests of a batch written at a time: each waits for the disk, or for S3."""
-
-
-class Draft(NamedTuple):
-    """A job that is planned and not yet recorded: its id, the fields it will have, what its client should read."""
-
-    id: str
-    fields: dict[str, Any]
-    warnings: Sequence[str] = ()
 
 
 class Jobs:
@@ -75,6 +66,7 @@ class Jobs:
         self.tenant = tenant
         self.room: Room | None = None
         self.view = JobView(settings, object_store)
+        self._registrar = Registrar(job_store, object_store, dispatcher)
 
     def of(self, tenant: str, room: Room | None = None) -> Jobs:
         """The same farm as this tenant sees it, who may add to it what there is room for: anything without `room`."""
@@ -103,14 +95,19 @@ class Jobs:
         draft = self.draft(request, stamp, stamp.job_id)
         if error := self._no_room(draft.fields):
             raise error
-        self._put_manifest(draft)
-        try:
-            accepted = self.job_store.accept(draft.id, draft.fields, self.room.quota if self.room else None)
-        except RiffarmError:
-            self._undo(draft.id)
-            raise
-        self.dispatcher.send_tickets(accepted.queues)
-        return self._told(draft, accepted)
+        return self._told(draft, self._registrar.record(draft, self._quota).result())
+
+    async def accept_soon(self, request: ResolvedRequest) -> Job:
+        """As `accept`, without a thread: for a request that is planned quickly (`api.planning.is_quick`)."""
+        stamp = new_stamp()
+        draft = self.draft(request, stamp, stamp.job_id)
+        if error := self._no_room(draft.fields):
+            raise error
+        return self._told(draft, await asyncio.wrap_future(self._registrar.record(draft, self._quota)))
+
+    @property
+    def _quota(self) -> Quota | None:
+        return self.room.quota if self.room else None
 
     def draft(self, request: ResolvedRequest, stamp: Stamp, job_id: str, batch_id: str | None = None) -> Draft:
         """The job that a request makes, checked against what this farm has. Raises InvalidRequestError."""
@@ -123,28 +120,15 @@ class Jobs:
 
     def accept_many(self, drafts: Sequence[Draft]) -> list[Job | RiffarmError]:
         """As `accept` for many, each on its own: in their order the job, or what kept it away."""
-        errors: dict[str, RiffarmError | None] = {one.id: self._no_room(one.fields) for one in drafts}
-        wanted = {one.id: one.fields for one in drafts if errors[one.id] is None}
-        if wanted:
-            errors |= put_manifests(self.object_store, wanted)
-        created = self._created({job_id: fields for job_id, fields in wanted.items() if errors[job_id] is None})
-        accepted = {job_id: one for job_id, one in created.items() if isinstance(one, Accepted)}
-        errors |= {job_id: one for job_id, one in created.items() if isinstance(one, RiffarmError)}
-        self.dispatcher.send_tickets([queue for one in accepted.values() for queue in one.queues])
-        return [errors[one.id] or self._told(one, accepted[one.id]) for one in drafts]
+        refused = {one.id: error for one in drafts if (error := self._no_room(one.fields))}
+        orders = {one.id: self._registrar.record(one, self._quota) for one in drafts if one.id not in refused}
+        return [refused.get(one.id) or self._outcome(one, orders[one.id]) for one in drafts]
 
-    def _created(self, jobs: dict[str, dict[str, Any]]) -> dict[str, Accepted | RiffarmError]:
-        """Records of these jobs, or what kept them away: then their manifests are gone too."""
-        found: Mapping[str, Accepted | RiffarmError | None] = {}
-        error: RiffarmError = QueueUnavailableError()
+    def _outcome(self, draft: Draft, order: Future[Accepted]) -> Job | RiffarmError:
         try:
-            found = self.job_store.accept_many(jobs, self.room.quota if self.room else None) if jobs else {}
-        except RiffarmError as refusal:
-            error = refusal
-        created = {job_id: found.get(job_id) or error for job_id in jobs}
-        with ThreadPoolExecutor(_WRITERS) as pool:
-            list(pool.map(self._undo, [job_id for job_id, one in created.items() if isinstance(one, RiffarmError)]))
-        return created
+            return self._told(draft, order.result())
+        except RiffarmError as error:
+            return error
 
     def recorded(self, job_id: str) -> Job | None:
         """The job with this id, if a gateway that did not live to answer has recorded it; queued if it did not.
@@ -171,30 +155,9 @@ class Jobs:
             return error
         return None
 
-    def _told(self, draft: Draft, accepted: Accepted | None) -> Job:
-        """The new job without asking for it; what it should be warned of is recorded."""
-        for sentence in draft.warnings:
-            # The client is told now; that it may be told again is not worth refusing the job.
-            with contextlib.suppress(RiffarmError):
-                self.job_store.warn(draft.id, sentence)
-        return self.view.new_job(draft.id, draft.fields, (accepted and accepted.queue_position) or 0, draft.warnings)
-
-    def _put_manifest(self, draft: Draft) -> None:
-        if error := put_manifests(self.object_store, {draft.id: draft.fields})[draft.id]:
-            raise error
-
-    def _undo(self, job_id: str) -> None:
-        # The client is told that nothing was recorded, so nothing may stay.
-        for undo in (self._undo_record, self._undo_manifest):
-            with contextlib.suppress(RiffarmError):
-                undo(job_id)
-
-    def _undo_record(self, job_id: str) -> None:
-        self.job_store.finish(job_id, "canceled")
-        self.job_store.forget(job_id)
-
-    def _undo_manifest(self, job_id: str) -> None:
-        delete_manifest(self.object_store, job_id)
+    def _told(self, draft: Draft, accepted: Accepted) -> Job:
+        """The new job without asking for it."""
+        return self.view.new_job(draft.id, draft.fields, accepted.queue_position or 0, draft.warnings)
 
     def fields(self, job_id: str) -> dict[str, str]:
         """All fields of one of the tenant's jobs. Raises NotFoundError, also for another tenant's."""

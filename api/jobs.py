@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final
 from urllib.parse import urlencode
 
@@ -23,9 +23,12 @@ from starlette.exceptions import HTTPException
 
 from api.access import Reading, Submitting, WholeFarm
 from api.bodies import StrictRoute
+from api.estimates import bytes_of_files, cost
 from api.idempotency import Once, OncePerKey
 from api.intake import Jobs
 from api.job_reader import JobReader
+from api.moments import Moment
+from api.planning import is_quick
 from api.preferences import WaitSeconds
 from api.problems import responses
 from api.stamps import Stamp
@@ -42,7 +45,7 @@ from shared.errors import FieldError, InvalidRequestError, NotFoundError, Riffar
 from shared.frames import frame_hash
 from shared.job_store import Wanted
 from shared.job_view import output_signature
-from shared.object_store import LocalDiskStore, frame_key, output_key
+from shared.object_store import LocalDiskStore, ObjectStore, frame_key, output_key
 from shared.plan import Conversion, Plan
 
 _PAGE: Final = 200
@@ -78,7 +81,11 @@ async def submit_job(
         job = farm.accept(body, stamp)
         return _accepted(job, wait_s)
 
-    response = await run_in_threadpool(once.answer, accept, wait_s)
+    if once.has_key or not is_quick(body):
+        response = await run_in_threadpool(once.answer, accept, wait_s)
+    else:
+        job = await farm.accept_soon(body)
+        response = _accepted(job, wait_s)
     if not wait_s or job is None:
         return response
     await has_ended(request.app.state.event_reader, job.id, until_s)
@@ -108,26 +115,29 @@ def _waited(farm: Jobs, once: Once, job: Job, wait_s: int) -> Response:
 def plan_job(body: JobRequest, farm: Submitting) -> Response:
     """Answer what a request would render and how much of it is ready; nothing is recorded or queued."""
     plan = farm.plan(body)
-    if isinstance(plan, Conversion):
-        return _summary(plan, 0, 0)
-    # Looking at every frame of a ten-hour track would take longer than the answer is worth.
-    sample = range(0, plan.frames_total, max(1, plan.frames_total // 256))
-    ready = sum(farm.object_store.exists(frame_key(frame_hash(plan.frame(index)))) for index in sample)
-    return _summary(plan, round(ready * plan.frames_total / len(sample)), plan.parts * plan.part_samples)
-
-
-def _summary(plan: Plan | Conversion, frames_ready: int, samples_total: int) -> Response:
+    ready = _frames_ready(plan, farm.object_store)
     summary = PlanSummary(
         frames_total=plan.frames_total,
-        frames_ready=frames_ready,
+        frames_ready=ready,
         batches_total=plan.batches_total,
         chunks_total=plan.chunks_total,
         duration_s=plan.audio_s,
-        samples_total=samples_total,
+        samples_total=plan.parts * plan.part_samples if isinstance(plan, Plan) else 0,
+        cost=cost(plan, ready, farm.job_store, farm.settings),
+        bytes=bytes_of_files(plan),
         warnings=list(plan.warnings),
         input=plan.request,
     )
     return Response(summary.model_dump_json(), media_type="application/json")
+
+
+def _frames_ready(plan: Plan | Conversion, object_store: ObjectStore) -> int:
+    if isinstance(plan, Conversion):
+        return 0
+    # Looking at every frame of a ten-hour track would take longer than the answer is worth.
+    sample = range(0, plan.frames_total, max(1, plan.frames_total // 256))
+    ready = sum(object_store.exists(frame_key(frame_hash(plan.frame(index)))) for index in sample)
+    return round(ready * plan.frames_total / len(sample))
 
 
 @router.get(
@@ -144,12 +154,12 @@ def list_jobs(
     status: Annotated[Status | None, Query(description="Jobs that are so now.")] = None,
     job_type: Annotated[JobType | None, Query(alias="type", description="Jobs of this type.")] = None,
     batch_id: Annotated[str | None, Query(pattern=_BATCH_ID, description="Jobs of this batch.")] = None,
-    created_after: Annotated[datetime | None, Query(description="Created later than this; UTC without a zone.")] = None,
-    created_before: Annotated[datetime | None, Query(description="Created sooner than this.")] = None,
+    created_after: Annotated[Moment | None, Query(description="Created later than this; UTC without a zone.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Created sooner than this.")] = None,
 ) -> Response:
     """Jobs, newest first; filter by `status`, `type`, `batch_id`, time, and by any label as `label.<name>=<value>`.
 
-    Where those wanted are rare a page may hold fewer than `limit`, even none: `next` leads on as long as there are more.
+    Where those wanted are rare a page may hold fewer than `limit`, even none: `next` leads on while there are more.
     """
     if errors := [*_wrong_parameters(request)]:
         raise InvalidRequestError(*errors)
@@ -163,9 +173,7 @@ def list_jobs(
 
 
 def _ms(moment: datetime | None, otherwise: str) -> float:
-    if moment is None:
-        return float(otherwise)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000
+    return float(otherwise) if moment is None else moment.timestamp() * 1_000
 
 
 def _wrong_parameters(request: Request) -> Iterator[FieldError]:
@@ -175,8 +183,9 @@ def _wrong_parameters(request: Request) -> Iterator[FieldError]:
         if names.count(name) > 1:
             yield FieldError(name, "given twice", None, "once")
         elif name not in _FILTERS and not (name.startswith(_LABEL) and name != _LABEL):
+            near = difflib.get_close_matches(name, [*_FILTERS, _LABEL], n=1)
             known = [*_FILTERS, f"{_LABEL}<name>"]
-            near = difflib.get_close_matches(name, known, n=1)
+            near = [known[-1] if one == _LABEL else one for one in near]
             yield FieldError(
                 name, f"unknown parameter{f'; did you mean {near[0]!r}?' if near else ''}", name, near or known
             )

@@ -23,8 +23,18 @@ from shared.webhook_urls import WebhookRules
 
 _GRID: Final = SpectrogramParams()
 _MIN_REMIX_S: Final = 0.1
+_FEW_KEYFRAMES: Final = 16
 _MIN_PIXELS: Final = 64
 """Rows and columns below which a picture shows no spectrogram."""
+
+
+def is_quick(request: ResolvedRequest) -> bool:
+    """Whether a request is planned at once: storage is not asked, and little is to be counted."""
+    if not isinstance(request, ClipRequest | TrackRequest):
+        return False
+    pictures = (request.seed_image, request.mask_image)
+    is_short = isinstance(request, ClipRequest) or len(request.keyframes) <= _FEW_KEYFRAMES
+    return is_short and all(picture is None or picture in seed_images() for picture in pictures)
 
 
 class Planner:

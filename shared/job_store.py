@@ -278,15 +278,19 @@ class JobStore:
         return accepted
 
     def accept_many(
-        self, jobs: Mapping[str, Mapping[str, str | int | float]], quota: Quota | None = None
+        self, jobs: Mapping[str, Mapping[str, str | int | float]], quotas: Mapping[str, Quota | None]
     ) -> dict[str, Accepted | TooMuchError | None]:
         """As `accept` for many jobs in one round trip; by id, None for those that Redis did not take."""
+        if not jobs:
+            return {}
         with reachable(), self.redis.pipeline(transaction=False) as pipe:
             for job_id, fields in jobs.items():
-                self._scripts["create"](args=_created(job_id, fields, quota), client=pipe)
+                self._scripts["create"](args=_created(job_id, fields, quotas[job_id]), client=pipe)
             answers = pipe.execute(raise_on_error=False)
-        found = zip(jobs, answers, strict=True)
-        return {job_id: None if isinstance(one, Exception) else _accepted(one, quota) for job_id, one in found}
+        return {
+            job_id: None if isinstance(one, Exception) else _accepted(one, quotas[job_id])
+            for job_id, one in zip(jobs, answers, strict=True)
+        }
 
     def restore(
         self,
