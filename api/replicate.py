@@ -22,6 +22,7 @@ from api import replicate_files, replicate_models, replicate_outputs
 from api.access import Operating, Reading, Submitting
 from api.bodies import StrictRoute
 from api.intake import Jobs
+from api.moments import Moment
 from api.preferences import MAX_WAIT_S
 from api.problems import responses
 from api.replicate_models import model_from_reference, request_from_input
@@ -176,8 +177,8 @@ def list_predictions(
     farm: Reading,
     limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
 ) -> dict[str, Any]:
     """All jobs of the caller as predictions, newest first, also those that came by another way."""
     wanted = Wanted(after_ms=_ms(created_after, "-inf"), before_ms=_ms(created_before, "inf"))

@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 from fastapi import APIRouter, Request, Response
@@ -20,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.access import OPERATOR, Access, Caller, admitted
+from api.access import ANYBODY, Access, Caller, admitted
 from api.bodies import value_from_json
 from api.intake import Jobs
 from api.problems import PROBLEMS, what_is_wrong, what_is_wrong_in
@@ -130,6 +131,8 @@ class OpenToPages:
             (400, "What is wrong with the request, in a sentence."),
             (401, "The farm has keys, and this face is not opened."),
             (403, "The key may not submit jobs."),
+            (413, "The body is too large."),
+            (429, "Too many requests, or too much that has not ended."),
             (500, "The frame cannot be rendered, and why."),
             (503, "The farm does not answer, or is not done in time: ask again, what is rendered by then is kept."),
         )
@@ -168,7 +171,7 @@ async def _farm(request: Request) -> Jobs:
     access: Access = request.app.state.access
     tenant = jobs.settings.riffusion_tenant
     if not await access.has_keys():
-        request.state.caller = Caller(tenant or OPERATOR.tenant, frozenset({"submit"}))
+        request.state.caller = replace(ANYBODY, tenant=tenant or ANYBODY.tenant, scopes=frozenset({"submit"}))
     elif tenant and "authorization" not in request.headers:
         request.state.caller = Caller(tenant, frozenset({"submit"}))
     return await admitted(request, "submit")
