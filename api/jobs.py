@@ -21,12 +21,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
-from api.access import Reading, Submitting, WholeFarm
-from api.bodies import StrictRoute
+from api.access import Reading, Submitting, WholeFarm, admitted
+from api.bodies import StrictRoute, quickly
 from api.estimates import bytes_of_files, cost
 from api.idempotency import Once, OncePerKey
 from api.intake import Jobs
-from api.job_reader import JobReader
 from api.moments import Moment
 from api.planning import is_quick
 from api.preferences import WaitSeconds
@@ -34,6 +33,7 @@ from api.problems import responses
 from api.stamps import Stamp
 from api.waiting import has_ended
 from shared.contracts import (
+    JOB_REQUEST,
     Job,
     JobPage,
     JobRequest,
@@ -62,6 +62,19 @@ def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(job.model_dump_json(), status, headers, media_type="application/json")
 
 
+async def _submitted_quickly(request: Request) -> Response | None:
+    """The answer to what is submitted as most jobs are: without a key and a wait, quickly planned, and right."""
+    headers = request.headers
+    if headers.get("content-type") != "application/json" or "idempotency-key" in headers or "prefer" in headers:
+        return None
+    farm = await admitted(request, "submit")
+    try:
+        body = JOB_REQUEST.validate_python(await request.json())
+    except ValueError:
+        return None
+    return _accepted(await farm.accept_soon(body), 0) if is_quick(body) else None
+
+
 @router.post(
     "",
     status_code=202,
@@ -69,6 +82,7 @@ def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -
     responses=responses(*BODY_PROBLEMS, *ONCE_PROBLEMS, *UNAVAILABLE, "quota_exceeded", "farm_full"),
     summary="Submit a job",
 )
+@quickly(_submitted_quickly)
 async def submit_job(
     request: Request, body: JobRequest, farm: Submitting, once: OncePerKey, wait_s: WaitSeconds
 ) -> Response:
@@ -191,16 +205,21 @@ def _wrong_parameters(request: Request) -> Iterator[FieldError]:
             )
 
 
+async def _read_quickly(request: Request) -> Response:
+    farm, reader = await admitted(request, "read"), request.app.state.job_reader
+    return answer(farm.view.job(farm.own(await reader.fields(request.path_params["job_id"]))))
+
+
 @router.get(
     "/{job_id}",
     response_model=Job,
     responses=responses("not_found", "unauthorized", "forbidden", "queue_unavailable"),
     summary="Read a job",
 )
+@quickly(_read_quickly)
 async def read_job(request: Request, job_id: str, farm: Reading) -> Response:
     """One job as it is now."""
-    reader: JobReader = request.app.state.job_reader
-    return answer(farm.view.job(farm.own(await reader.fields(job_id))))
+    return await _read_quickly(request)
 
 
 @router.head("/{job_id}/outputs/{name}", include_in_schema=False)

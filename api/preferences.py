@@ -14,10 +14,8 @@ from fastapi import Depends, Header, Request
 from shared.errors import FieldError, InvalidRequestError
 
 MAX_WAIT_S: Final = 60
-# name, =value or ="value"; what may follow after semicolons says nothing to us.
-_PREFERENCE: Final = re.compile(
-    r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s,;"]*))?[^,]*(?:,|$)'
-)
+_PREFERENCE: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,"])+')
+"""One of several with commas between them; a comma in quotes is none."""
 
 
 def wait_s_from_prefer(headers: Sequence[str]) -> int:
@@ -25,16 +23,18 @@ def wait_s_from_prefer(headers: Sequence[str]) -> int:
 
     Raises InvalidRequestError unless they are 1..MAX_WAIT_S.
     """
-    for match in _PREFERENCE.finditer(",".join(headers)):
-        name, value = match[1].lower(), (match[2] or "").strip('"')
-        if name == "wait":
-            if re.fullmatch(r"\d{1,3}", value) and 1 <= int(value) <= MAX_WAIT_S:
-                return int(value)
-            raise InvalidRequestError(FieldError("Prefer", "not a time to wait", match[0], f"wait=1..{MAX_WAIT_S}"))
+    for preference in _PREFERENCE.findall(",".join(headers)):
+        # What may follow after semicolons says nothing to us.
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "wait":
+            seconds = value.strip().strip('"')
+            if re.fullmatch("[0-9]{1,3}", seconds) and 1 <= int(seconds) <= MAX_WAIT_S:
+                return int(seconds)
+            raise InvalidRequestError(FieldError("Prefer", "not a time to wait", preference, f"wait=1..{MAX_WAIT_S}"))
     return 0
 
 
-def _wait_s(
+async def _wait_s(
     request: Request,
     prefer: Annotated[
         str | None,
