@@ -103,6 +103,7 @@ def complete(document: dict[str, Any]) -> None:
             if "$defs" in content["schema"]:
                 content["schema"] = _hoist(content["schema"], components["schemas"])
         _complete_operation(operation)
+    _link(document)
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -181,6 +182,26 @@ def _add_examples(operation: dict[str, Any]) -> None:
         for media_type, content in operation["responses"][status].get("content", {}).items():
             if media_type != MEDIA_TYPE:
                 content.setdefault("example", value)
+
+
+def _link(document: dict[str, Any]) -> None:
+    """Say where the id in an answered job leads: to all operations on one job."""
+    on_jobs = [
+        operation
+        for path, _, operation in operations(document)
+        if path.startswith("/v1/jobs/{job_id}") and path.count("{") == 1
+    ]
+    links = {
+        operation["operationId"]: {
+            "operationId": operation["operationId"],
+            "parameters": {"job_id": "$response.body#/id"},
+            "description": operation["summary"],
+        }
+        for operation in on_jobs
+    }
+    for name, status in (("submit_job", "202"), ("read_job", "200"), ("pause_job", "200"), ("cancel_job", "200")):
+        found = next(one for _, _, one in operations(document) if one["operationId"] == name)
+        found["responses"][status]["links"] = links
 
 
 def _hoist(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:

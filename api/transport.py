@@ -47,15 +47,21 @@ class _LostError(FarmError):
 
 
 class Transport:
-    """Requests to one farm. Holds nothing but a pool of connections, so any number of threads may use it at once."""
+    """Requests to one farm. Holds nothing but a pool of connections, so any number of threads may use it at once.
+
+    Raises httpx.InvalidURL for an address that is none.
+    """
 
     def __init__(self, url: str, api_key: str | None, timeout_s: float, patience_s: float) -> None:
+        address = httpx.URL(url)
+        if address.scheme not in ("http", "https") or not address.host.strip("["):
+            raise httpx.InvalidURL("it begins with http:// or https:// and has a host")
         self.url = url.rstrip("/")
         self._has_key = bool(api_key)
         self._patience_s = patience_s
         self._has_answered = False
         # A proxy of the environment cannot reach this machine's own addresses.
-        self.trusts_environment = httpx.URL(self.url).host not in _LOOPBACK
+        self.trusts_environment = address.host not in _LOOPBACK
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.http = httpx.Client(
             base_url=self.url, headers=headers, timeout=timeout_s, trust_env=self.trusts_environment
