@@ -14,6 +14,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import MEDIA_TYPE, PROBLEMS, problem_body
+from shared.secrecy import masked
 from shared.settings import Settings
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -35,7 +36,9 @@ class RequestGuard:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         asked = headers.get(b"x-request-id", "")
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(8)}"
+        # It is written everywhere: a key in its place by mistake must not be.
+        is_fit = _REQUEST_ID.fullmatch(asked) and masked(asked) == asked
+        request_id = asked if is_fit else f"req_{secrets.token_hex(8)}"
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.bind_contextvars(request=request_id)
         limit = self._limit(scope["path"])

@@ -13,6 +13,8 @@ from typing import Any, Final, Literal
 
 import structlog
 
+from shared.secrecy import masked
+
 _QUIET: Final = (
     "httpx",
     "botocore",
@@ -43,7 +45,7 @@ def configure_logs(log_format: Literal["console", "json"], process: str) -> None
     )
     structlog.configure(
         # Past the standard library's loggers, which would take three times as long over each of our lines.
-        processors=[*shared, renderer],
+        processors=[*shared, renderer, _hides_secrets],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -52,7 +54,7 @@ def configure_logs(log_format: Literal["console", "json"], process: str) -> None
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, _hides_secrets],
         )
     )
     root = logging.getLogger()
@@ -60,6 +62,10 @@ def configure_logs(log_format: Literal["console", "json"], process: str) -> None
     root.setLevel(logging.INFO)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _hides_secrets(logger: Any, method: str, line: Any) -> Any:
+    return masked(line)
 
 
 def _names_process(process: str) -> structlog.typing.Processor:

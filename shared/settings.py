@@ -14,6 +14,8 @@ from typing import Final, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.secrecy import hide
+
 _MIN_SECRET_CHARACTERS: Final = 32
 
 
@@ -123,9 +125,13 @@ class Settings(BaseSettings):
 
 
 def settings_from_environment() -> Settings:
-    """The settings of this process; ends it with one line per wrong variable, which never shows a value."""
+    """The settings of this process, whose secrets are hidden from its log from now on; ends it with one line per wrong
+    variable, which never shows a value."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         wrong = (f"RIFFARM_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
         sys.exit("riffarm: " + "\n".join(wrong).replace("Value error, ", ""))
+    secrets = (settings.secret, settings.gateway_key, settings.webhook_secret)
+    hide(*(secret.get_secret_value() for secret in secrets if secret))
+    return settings
