@@ -362,6 +362,16 @@ class JobPage(_Contract):
     next: str | None = Field(description="Where the next page is; null on the last.")
 
 
+class Cost(_Contract):
+    """What it would take, estimated from how the farm did of late. What is not known is null; `unknown` says why."""
+
+    render_s: float | None = Field(description="Seconds that one worker needs for the frames that are not ready.")
+    sound_s: float | None = Field(description="Seconds that one worker needs for the sound.")
+    gpu_s: float | None = Field(description="Of both together the seconds on a GPU.")
+    wait_s: float | None = Field(description="Seconds until all that waits before it is through, if nothing overtakes.")
+    unknown: dict[str, str] = Field(description="By field: why it is null.")
+
+
 class PlanSummary(_Contract):
     """What a request would render."""
 
@@ -371,5 +381,9 @@ class PlanSummary(_Contract):
     chunks_total: int = Field(description="Pieces of sound, of about a minute.")
     duration_s: float = Field(description="Length of the sound in seconds, of all variations together.")
     samples_total: int = Field(description="Samples of all parts; 0 for a conversion, whose length its source has.")
+    cost: Cost
+    bytes: dict[Format, int] | None = Field(
+        description="About how large the files of each format are together; null for a conversion: its source decides."
+    )
     warnings: list[str] = Field(description="What you may not have meant, in sentences.")
     input: JobRequest = Field(description="The request with every default and drawn seed filled in.")

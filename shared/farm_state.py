@@ -127,6 +127,12 @@ class FarmState:
             found.append(Backlog(queue, count, round(seconds, 3), waiting))
         return found
 
+    def pace_ms(self) -> dict[str, float]:
+        """Milliseconds that an item takes of late, by queue; of those in which one was done."""
+        with reachable():
+            pace = cast("dict[str, str]", self._redis.hgetall(f"{PREFIX}pace"))
+        return {queue: float(ms) for queue, ms in pace.items()}
+
     def _waiting(self, queues: list[str]) -> dict[str, dict[str, int]]:
         """Jobs with work to be taken, by queue and class."""
         lines = [(queue, priority) for queue in queues for priority in PRIORITIES]
