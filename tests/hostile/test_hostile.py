@@ -41,7 +41,7 @@ def rig(valkey_server: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with under_attack(settings, folder / "gateway.log") as attacked:
         yield attacked
         log = (folder / "gateway.log").read_text(encoding="utf-8", errors="replace")
-        assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3_000]
+        assert [line[:200] + line[-500:] for line in log.splitlines() if "Traceback" in line] == []
         assert not any(secret in log for secret in (attacked.key, attacked.victims_key, SECRET)), "a secret in the log"
 
 
