@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from api.bodies import Repeated
@@ -192,6 +193,11 @@ def install_problems(app: FastAPI) -> None:
         if code == "method_not_allowed":
             response.headers["Allow"] = ", ".join(_methods_of(request))
         return response
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        # Nobody reads it; but it is no mistake of ours.
+        return problem_response(request, "malformed_body", "The body ended before it was whole.")
 
     @app.exception_handler(Exception)
     async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
