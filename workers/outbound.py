@@ -97,7 +97,12 @@ class _Limited(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return _Limited(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            return _Limited(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        except BaseException:
+            # httpcore closes after an error, but not after a time-out of ours, which is a cancellation.
+            await self._stream.aclose()
+            raise
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

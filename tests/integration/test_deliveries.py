@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from shared import deliveries as deliveries_module
 from shared.contracts import Webhook, WebhookEvent
 from shared.deliveries import WAITS_S, Attempt, Deliveries, Delivery, Outcome, outcome
 from shared.job_store import Attempt as Lease
+from shared.job_store import job_key
 from shared.object_store import job_prefix, job_told_key
 from shared.settings import Settings
 from tests.conftest import WEBHOOK_SECRET, wait_until
@@ -261,16 +262,22 @@ def test_a_receiver_that_did_not_take_the_last_gets_one_at_a_time(bench: Bench) 
 
 
 def test_200_receivers_that_never_answer_delay_a_healthy_one_by_less_than_a_second(
-    bench: Bench, receiver: Receiver
+    bench: Bench, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of them with three deliveries, all due before the healthy one's."""
+    monkeypatch.setattr("workers.courier._GRACE_S", 0.1)
     with dead_receivers(200) as urls:
-        for url in urls:
-            fields = bench.farm.job_store.read(bench.canceled(url))
-            for later_ms in (1, 2):
+        for some in (urls[first : first + 25] for first in range(0, 200, 25)):
+            job_id = bench.canceled(some[0])
+            fields = bench.farm.job_store.read(job_id)
+            for url, later_ms in product(some, (1, 2, 3)):
+                webhook = {"url": url, "receiver": url.split("/")[2], "events": ["job.canceled"]}
+                bench.redis.hset(job_key(job_id), "webhook", json.dumps(webhook))
                 finished_ms = int(fields["finished_ms"]) + later_ms
-                bench.deliveries.announce(fields | {"finished_ms": str(finished_ms)}, "job.canceled")
-        assert bench.deliveries.counts()["pending"] == 600
+                bench.deliveries.announce(
+                    fields | {"finished_ms": f"{finished_ms + some.index(url) * 10}"}, "job.canceled"
+                )
+        assert bench.deliveries.counts()["pending"] == 608
         with posting(bench.settings, bench.objects) as courier:
             wait_until(lambda: len(courier._under_way) == 200, "all the dead have theirs", 10)
             healthy = bench.submit(f"{receiver.url}/204")
