@@ -170,7 +170,10 @@ def under_attack(settings: Settings, log: Path) -> Iterator[Rig]:
         process = subprocess.Popen([sys.executable, "-m", "api.main"], env=variables, stdout=file, stderr=file)
     try:
         wait_until(lambda: is_alive(url), "the gateway answers")
-        yield Rig(settings, url)
+        rig = Rig(settings, url)
+        yield rig
+        rig.http.close()
+        rig.redis.close()
     finally:
         process.terminate()
         process.wait(20)
