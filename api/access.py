@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, get_args
 from urllib.parse import urlsplit
 
+import redis.asyncio
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
@@ -20,10 +21,9 @@ from api.intake import Jobs
 from api.key_ring import KeyRing
 from api.keys import Scope, key_id_from_text
 from api.limits import Meter, Standing, limits_from_settings
-from shared.errors import AccessDeniedError, ForbiddenError
+from shared.errors import AccessDeniedError, ForbiddenError, TransientError
 from shared.object_store import ObjectStore
 from shared.quotas import Quota, Room
-from shared.redis_connection import async_redis_from_url
 from shared.settings import Settings
 
 
@@ -74,16 +74,11 @@ _BEARER: Final = HTTPBearer(
 class Access:
     """The gateway's door."""
 
-    def __init__(self, settings: Settings, object_store: ObjectStore) -> None:
+    def __init__(self, settings: Settings, client: redis.asyncio.Redis, object_store: ObjectStore) -> None:
         self._settings = settings
-        self._redis = async_redis_from_url(settings.redis_url)
-        self._keys = KeyRing(self._redis, object_store)
-        self._meter = Meter(self._redis)
+        self._keys = KeyRing(client, object_store)
+        self._meter = Meter(client)
         self._limits = {has_key: limits_from_settings(settings, has_key=has_key) for has_key in (True, False)}
-
-    async def aclose(self) -> None:
-        """Let go of Redis."""
-        await self._redis.aclose()
 
     async def caller(self, request: Request) -> Caller:
         """Who asks. Raises AccessDeniedError; QueueUnavailableError and StorageUnavailableError when it cannot know."""
@@ -102,6 +97,16 @@ class Access:
     async def has_keys(self) -> bool:
         """Whether strangers need a key. Raises QueueUnavailableError and StorageUnavailableError."""
         return self._settings.gateway_key is not None or await self._keys.has_any()
+
+    async def is_still_in(self, caller: Caller) -> bool:
+        """Whether a caller's key still lets it in; not known to be otherwise."""
+        if caller.key_id is None:
+            return True
+        try:
+            record = await self._keys.record(caller.key_id)
+        except TransientError:
+            return True
+        return record is not None and record.state == "active"
 
     async def counted(self, caller: Caller) -> tuple[Standing, Room]:
         """Count a request; how the caller stands then, and what it may add. Raises QueueUnavailableError."""
@@ -160,6 +165,12 @@ def _as_seen_by(scope: Scope) -> Callable[..., Awaitable[Jobs]]:
         return await admitted(request, scope)
 
     return jobs_of_caller
+
+
+async def is_still_in(request: Request) -> bool:
+    """Whether whoever was admitted would still be: for answers that go on for hours."""
+    access: Access = request.app.state.access
+    return await access.is_still_in(request.state.caller)
 
 
 async def _as_it_is(request: Request) -> Jobs:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -18,6 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from api import access
 from api.access import Reading
 from api.event_reader import EventReader, Follower
 from api.frames import FramePage, FrameReport, FrameState, report_from_record
@@ -36,6 +39,8 @@ _EVENT_ID: Final = re.compile(r"\d{1,15}-\d{1,15}")
 _CURSOR: Final = re.compile(r"\d{1,9}")
 _PAGE: Final = 200
 _MEDIA_TYPE: Final = "text/event-stream"
+_ASK_AGAIN_S: Final = 15.0
+"""A key that is revoked ends its streams after so long, or with the next event after that."""
 _UNBUFFERED: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -69,6 +74,7 @@ async def _follower(request: Request, job: JobFields) -> AsyncIterator[Follower]
     summary="Follow a job",
 )
 async def follow_job(
+    request: Request,
     job: JobFields,
     farm: Reading,
     last_id: Annotated[str | None, Depends(_last_id)],
@@ -82,16 +88,24 @@ async def follow_job(
     """
     # Not the framework's own response: that one takes a client that goes away for a mistake of the gateway.
     has_ended = last_id is None and job["status"] in TERMINAL
-    stream = _ended(job["id"], farm, "") if has_ended else _told(job, farm, follower, last_id or "0")
+    is_still_in = partial(access.is_still_in, request)
+    stream = _ended(job["id"], farm, "") if has_ended else _told(job, farm, follower, last_id or "0", is_still_in)
     return StreamingResponse(stream, headers=_UNBUFFERED, media_type=_MEDIA_TYPE)
 
 
-async def _told(job: dict[str, str], farm: Jobs, follower: Follower, last_id: str) -> AsyncIterator[bytes]:
-    url = farm.view.url(job["id"])
+async def _told(
+    job: dict[str, str], farm: Jobs, follower: Follower, last_id: str, is_still_in: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[bytes]:
+    url, asked_s = farm.view.url(job["id"]), time.monotonic()
     if last_id == "0":
         yield format_sse_event(id="0-0", event="status", data_str=await _first_status(job, follower))
     news = await follower.news(last_id)
     while news.events or news.status not in (None, *TERMINAL):
+        if time.monotonic() - asked_s > _ASK_AGAIN_S:
+            asked_s = time.monotonic()
+            if not await is_still_in():
+                # Whoever comes back hears why.
+                return
         if not news.events:
             yield KEEPALIVE_COMMENT
         for event in news.events:

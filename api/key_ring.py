@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from api.keys import ANY_KEYS, KEPT_S, KeyRecord, redis_key
 from api.together import Together
-from shared.errors import ObjectNotFoundError, QueueUnavailableError
+from shared.errors import ObjectNotFoundError, QueueUnavailableError, TransientError
 from shared.object_store import ObjectStore, has_keys, key_record_key
 from shared.redis_connection import reachable
 
@@ -31,6 +31,7 @@ FRESH_S: Final = 60
 _UNKNOWN: Final = ""
 _UNKNOWN_S: Final = 10
 _LOOKUPS_AT_A_TIME: Final = 8
+_TRY_AGAIN_S: Final = 5.0
 # Writes a copy unless it was changed since it was read: who revoked the key meanwhile has the last word.
 _KEEP: Final = """
 local now = redis.call('GET', KEYS[1])
@@ -49,6 +50,7 @@ class KeyRing:
         self._copies = Together(self._read_copies)
         self._keep = client.register_script(_KEEP)
         self._lookups: dict[str, asyncio.Task[str]] = {}
+        self._refreshes: dict[str, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(_LOOKUPS_AT_A_TIME)
 
     async def record(self, key_id: str) -> KeyRecord | None:
@@ -63,10 +65,20 @@ class KeyRing:
     async def _known(self, key: str) -> str:
         text, seconds_left = await self._copies(key)
         if text is None:
-            return await asyncio.shield(self._lookup(key, _UNKNOWN))
-        if text != _UNKNOWN and seconds_left < KEPT_S - FRESH_S:
-            self._lookup(key, text)
+            return await asyncio.shield(self._lookup(key))
+        if text != _UNKNOWN and seconds_left < KEPT_S - FRESH_S and key not in self._refreshes:
+            self._refreshes[key] = asyncio.create_task(self._refresh(key, text))
         return text
+
+    async def _refresh(self, key: str, before: str) -> None:
+        """Compare a copy with storage while it serves."""
+        try:
+            await self._looked_up(key, before)
+        except TransientError as error:
+            log.warning("a key cannot be compared with storage", error=error.message)
+            await asyncio.sleep(_TRY_AGAIN_S)
+        finally:
+            del self._refreshes[key]
 
     async def _read_copies(self, wanted: Mapping[str, int]) -> dict[str, list[tuple[str | None, int]]]:
         with reachable():
@@ -78,19 +90,19 @@ class KeyRing:
         copies = zip(answers[::2], answers[1::2], strict=True)
         return {key: [copy] * count for (key, count), copy in zip(wanted.items(), copies, strict=True)}
 
-    def _lookup(self, key: str, before: str) -> asyncio.Task[str]:
-        """Ask storage, and have Redis know; once for all who want it."""
+    def _lookup(self, key: str) -> asyncio.Task[str]:
+        """Ask storage for what Redis does not know; once for all who want it."""
         task = self._lookups.get(key)
         if task is None:
-            task = self._lookups[key] = asyncio.create_task(self._looked_up(key, before))
+            task = self._lookups[key] = asyncio.create_task(self._looked_up(key, _UNKNOWN))
             task.add_done_callback(lambda done: self._end_lookup(key, done))
         return task
 
     def _end_lookup(self, key: str, task: asyncio.Task[str]) -> None:
         del self._lookups[key]
-        if not task.cancelled() and (error := task.exception()):
-            # Who waits for it hears of it too; behind a copy that serves nobody does.
-            log.warning("a key cannot be compared with storage", error=str(error))
+        if not task.cancelled():
+            # Heard by all who wait for it; they may be gone.
+            task.exception()
 
     async def _looked_up(self, key: str, before: str) -> str:
         async with self._turns:

@@ -63,7 +63,6 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with EventReader(settings.redis_url) as app.state.event_reader:
             yield
-        await app.state.access.aclose()
         await client.aclose()
         job_store.redis.close()
         celery.close()
@@ -80,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.job_reader = JobReader(client)
-    app.state.access = Access(settings, object_store)
+    app.state.access = Access(settings, client, object_store)
     app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))
     install_problems(app)
     app.include_router(jobs.router)

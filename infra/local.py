@@ -25,6 +25,7 @@ import typer
 from infra.preflight import (
     LocalFarmError,
     answering,
+    check_keys,
     check_models,
     free_port,
     is_this_machine,
@@ -63,11 +64,12 @@ class LocalFarm:
         storage: str | None,
         redis_url: str | None,
     ) -> None:
-        if not is_this_machine(host) and not os.environ.get("RIFFARM_GATEWAY_KEY"):
-            raise LocalFarmError(f"listening on {host} lets others in: set RIFFARM_GATEWAY_KEY to a key first")
         self._policy = policy_from_text(workers)
         self._scale = Scale(self._policy.least)
         self._data = writable(data)
+        storage = usable(storage or f"file:{self._data / 'storage'}")
+        if not is_this_machine(host):
+            check_keys(host, storage)
         self._lock = locked(self._data)
         check_models()
         self._models = _served_models(models)
@@ -80,7 +82,7 @@ class LocalFarm:
         self._redis_url = answering(redis_url) if redis_url else f"redis://127.0.0.1:{self._redis_port}/0"
         self._environment = os.environ | {
             "RIFFARM_REDIS_URL": self._redis_url,
-            "RIFFARM_STORAGE_URL": usable(storage or f"file:{self._data / 'storage'}"),
+            "RIFFARM_STORAGE_URL": storage,
             "RIFFARM_HOST": host,
             "RIFFARM_PORT": str(self._port),
             "RIFFARM_PUBLIC_URL": os.environ.get("RIFFARM_PUBLIC_URL", self.url),

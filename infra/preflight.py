@@ -18,7 +18,7 @@ import redis
 
 from shared.catalogue import models
 from shared.errors import RiffarmError
-from shared.object_store import object_store_from_url
+from shared.object_store import has_keys, object_store_from_url
 
 
 class LocalFarmError(Exception):
@@ -44,6 +44,16 @@ def usable(storage: str) -> str:
     except (RiffarmError, ValueError) as error:
         raise LocalFarmError(f"the storage {storage} cannot be used: {error}") from error
     return storage
+
+
+def check_keys(host: str, storage: str) -> None:
+    """Raise LocalFarmError where listening on this address would let in whoever comes."""
+    objects = object_store_from_url(storage, os.environ.get("RIFFARM_S3_ENDPOINT_URL"))
+    if not os.environ.get("RIFFARM_GATEWAY_KEY") and not has_keys(objects):
+        raise LocalFarmError(
+            f"listening on {host} lets others in: set RIFFARM_GATEWAY_KEY to a key first, or make one with "
+            "riffarm keys create"
+        )
 
 
 def answering(url: str) -> str:

@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from shared.errors import QueueUnavailableError
 
+_CONNECTIONS: Final = 32
 _PASSING: Final = ("OOM", "MISCONF", "BUSY", "LOADING", "command not allowed when used memory")
 
 
@@ -31,9 +32,12 @@ def redis_from_url(url: str) -> redis.Redis:
 
 
 def async_redis_from_url(url: str) -> redis.asyncio.Redis:
-    """The same for asyncio. Its questions are small and many wait for each: it gives up sooner."""
-    return redis.asyncio.Redis.from_url(
+    """The same for asyncio. Its questions are small and many wait for each: it gives up sooner, and makes do with few
+    connections."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
+        max_connections=_CONNECTIONS,
+        timeout=5,
         decode_responses=True,
         socket_timeout=5,
         socket_connect_timeout=3,
@@ -41,6 +45,7 @@ def async_redis_from_url(url: str) -> redis.asyncio.Redis:
         health_check_interval=10,
         retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1),
     )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 @contextmanager

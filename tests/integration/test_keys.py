@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from fastapi.testclient import TestClient
@@ -18,10 +20,11 @@ from fastapi.testclient import TestClient
 from api.key_ring import FRESH_S
 from api.keys import KEPT_S, Changed, Keys, redis_key
 from api.main import create_app
+from shared.job_store import JobStore
 from shared.object_store import LocalDiskStore
 from shared.settings import Settings
 from tests.conftest import SECRET, Valkey, wait_until
-from tests.integration.gateway_probes import KEY
+from tests.integration.gateway_probes import CLIP, KEY, served
 
 
 class CountingStore(LocalDiskStore):
@@ -67,13 +70,12 @@ def test_a_key_is_kept_as_a_hash_alone(settings: Settings, keys: Keys, client: r
         assert secret not in text
 
 
-def test_ids_sort_by_time(keys: Keys) -> None:
+def test_ids_sort_by_time(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list is newest first."""
-    ids = []
-    for number in range(3):
-        ids.append(keys.create("acme", str(number), ["read"]).record.id)
-        wait_until(lambda: bool(keys.all()), "a millisecond passes")
-    assert [record.id for record in keys.all()] == sorted(ids, reverse=True)
+    clock = itertools.count(1_700_000_000_000_000_000, 1_000_000)
+    monkeypatch.setattr("api.keys.time.time_ns", lambda: next(clock))
+    ids = [keys.create("acme", str(number), ["read"]).record.id for number in range(3)]
+    assert [record.id for record in keys.all()] == ids[::-1]
 
 
 def test_the_first_key_locks_a_running_farm_and_lets_its_owner_in(gateway: TestClient, keys: Keys) -> None:
@@ -145,6 +147,39 @@ def test_a_copy_that_was_read_before_the_key_was_revoked_does_not_outlive_it(
     asking.join()
     assert found == [401]
     assert _status(gateway, made) == 401
+
+
+def test_a_revoked_key_ends_its_streams(
+    settings: Settings, keys: Keys, job_store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the next event, or the next quarter of a minute; other keys' streams go on."""
+    monkeypatch.setattr("api.events._ASK_AGAIN_S", 0.0)
+    bad, good = (keys.create("acme", name, ["read", "submit"]) for name in ("bad", "good"))
+    told: dict[str, list[str]] = {"bad": [], "good": []}
+
+    def follow(name: str, key: Changed, url: str) -> None:
+        with httpx.stream("GET", url, headers={"Authorization": f"Bearer {key.text}"}, timeout=30) as stream:
+            for line in stream.iter_lines():
+                told[name] += [line] if line.startswith("event:") else []
+
+    with served(settings) as url:
+        job_id = httpx.post(f"{url}/v1/jobs", json=CLIP, headers={"Authorization": f"Bearer {good.text}"}).json()["id"]
+        events = f"{url}/v1/jobs/{job_id}/events"
+        threads = [
+            threading.Thread(target=follow, args=(name, key, events)) for name, key in (("bad", bad), ("good", good))
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: all(told.values()), "both streams are open")
+        keys.revoke(bad.record.id)
+        job_store.pause(job_id)
+        threads[0].join(20)
+        assert not threads[0].is_alive()
+        assert threads[1].is_alive()
+        job_store.finish(job_id, "canceled")
+        threads[1].join(20)
+    assert "event: completed" not in told["bad"]
+    assert told["good"][-1] == "event: completed"
 
 
 def test_expired_keys_are_out_and_rotated_ones_overlap(gateway: TestClient, keys: Keys) -> None:
