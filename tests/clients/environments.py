@@ -26,18 +26,18 @@ def python_with(name: str) -> Path:
     return _made(name, lock, install) / "bin" / "python"
 
 
-def node_modules() -> Path:
-    """A folder in which the packages of node/package-lock.json are installed."""
-    lock = HERE / "node" / "package-lock.json"
+def node_modules(name: str = "node") -> Path:
+    """A folder in which the packages of a folder's package-lock.json are installed."""
+    lock = HERE / name / "package-lock.json"
 
     def install(folder: Path) -> None:
         folder.mkdir(parents=True)
         for file in ("package.json", "package-lock.json", ".npmrc"):
-            shutil.copy(HERE / "node" / file, folder)
+            shutil.copy(HERE / name / file, folder)
         options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         subprocess.run(["npm", "ci", *options], check=True, cwd=folder)  # noqa: S607 — whichever npm there is
 
-    return _made("node", lock, install)
+    return _made(name, lock, install)
 
 
 def _made(name: str, lock: Path, install: Callable[[Path], None]) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from shared.deliveries import Deliveries
 from shared.dispatch import Dispatcher, celery_app
 from shared.farm_state import FarmState
 from shared.job_store import JobStore, job_key
@@ -236,13 +237,13 @@ def test_a_job_that_has_not_ended_in_time_is_canceled(bench: Bench) -> None:
 
 def test_an_end_without_its_news_is_told(bench: Bench) -> None:
     """Whoever ended the job died before the result was in storage and the webhook queued; nothing is told twice."""
-    job_id = bench.submit()
+    job_id = bench.submit(webhook={"url": "https://example.com/"})
     bench.jobs.finish(job_id, "canceled")
     assert bench.swept()["announced"] == 0
     bench.redis.hset(job_key(job_id), "finished_ms", round(bench.farm.now_ms() - 60_000))
     assert bench.swept()["announced"] == 1
     assert json.loads(bench.objects.get(job_result_key(job_id)))["status"] == "canceled"
-    assert bench.redis.llen("webhooks") == 1
+    assert [one.event for one in Deliveries(bench.redis).of_job(job_id)] == ["job.canceled"]
     assert bench.swept()["announced"] == 0
 
 
