@@ -25,6 +25,7 @@ from shared.contracts import (
     ClipRequest,
     ConvertRequest,
     NegativePrompt,
+    PictureId,
     Prompt,
     RemixRequest,
     Strength,
@@ -52,7 +53,9 @@ class RiffusionInput(BaseModel):
     denoising: Strength = Field(0.75, description="How far to move from the seed image: 0 keeps it, 1 ignores it.")
     alpha: Strength = Field(0.5, description="With a second prompt: how far to go, 0 is prompt_a, 1 is prompt_b.")
     num_inference_steps: Annotated[int, Field(ge=1, le=150)] = Field(50, description="Denoising steps at strength 1.")
-    seed_image_id: str = Field("vibes", description="A built-in seed image, or the URL or id of an uploaded picture.")
+    seed_image_id: PictureId = Field(
+        "vibes", description="A built-in seed image, or the URL or id of an uploaded picture."
+    )
 
     def request(self) -> ClipRequest:
         """The clip that this asks for."""

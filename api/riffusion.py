@@ -11,7 +11,7 @@ import io
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -27,7 +27,7 @@ from api.intake import Jobs
 from api.problems import PROBLEMS, what_is_wrong, what_is_wrong_in
 from api.waiting import has_ended
 from shared.catalogue import SEED_IMAGE_ALIASES
-from shared.contracts import ClipEnd, ClipRequest, Guidance, Prompt, Seed, Strength
+from shared.contracts import ClipEnd, ClipRequest, Guidance, PictureId, Prompt, Seed, Strength
 from shared.dispatch import plan_of
 from shared.errors import FieldError, InvalidRequestError, QueueUnavailableError, RenderError, RiffarmError
 from shared.frames import frame_hash
@@ -74,8 +74,10 @@ class InferenceInput(_Input):
     end: PromptInput
     alpha: Annotated[Strength, BeforeValidator(_within)] = Field(description="0 is the start, 1 the end.")
     num_inference_steps: Annotated[int, Field(ge=1, le=150)] = Field(50, description="Denoising steps at strength 1.")
-    seed_image_id: str = Field("og_beat", description="A built-in seed image, or the id of an uploaded picture.")
-    mask_image_id: str | None = Field(None, description="The id of an uploaded mask: white repaints; none when empty.")
+    seed_image_id: PictureId = Field("og_beat", description="A built-in seed image, or the id of an uploaded picture.")
+    mask_image_id: PictureId | Literal[""] | None = Field(
+        None, description="The id of an uploaded mask: white repaints; none when empty."
+    )
 
     def request(self) -> ClipRequest:
         """The clip that this asks for."""
