@@ -227,8 +227,10 @@ def what_is_wrong_in(found: Sequence[Any]) -> Wrong:
         if one["type"] == "json_invalid":
             return "malformed_body", f"The body is not JSON: {one['ctx']['error']}.", ()
         if isinstance(one.get("input"), Repeated):
-            field, name = _path(one["loc"]), _shown(one["input"].name)
-            return "malformed_body", f"{_shown(field)}: the name {name!r} is given twice in one object.", ()
+            # What is missing is missing in the object that came.
+            place = _path(one["loc"][:-1] if one["type"] == "missing" else one["loc"])
+            name = _shown(one["input"].name)
+            return "malformed_body", f"{place}: the name {name!r} is given twice in one object.", ()
     errors = [_field_error(one) for one in found]
     return "invalid_request", f"{errors[0].field}: {errors[0].message}", errors
 

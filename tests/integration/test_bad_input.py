@@ -123,11 +123,147 @@ def test_a_body_that_is_not_declared_as_json_is_a_415(gateway: TestClient) -> No
     assert "Content-Type: application/json" in answer.json()["detail"]
 
 
-def test_unknown_fields_name_the_nearest_known_one(gateway: TestClient) -> None:
-    """A typing slip is answered with what was meant."""
-    error = gateway.post("/v1/jobs", json={**CLIP, "denoising_strenght": 0.5}).json()["errors"][0]
-    assert error["allowed"] == ["denoising_strength"]
-    assert "did you mean 'denoising_strength'" in error["message"]
+REMIX = {"type": "remix", "source": "upl_" + "0" * 64, "keyframes": [{"prompt": "a"}]}
+CONVERT = {"type": "convert", "source": "upl_" + "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "near"),
+    [
+        ({**CLIP, "denoising_strenght": 0.5}, "denoising_strenght", "denoising_strength"),
+        ({**CLIP, "Prompt": "a"}, "Prompt", "prompt"),
+        ({**CLIP, "variation": 2}, "variation", "variations"),
+        ({**CLIP, "end": {"promt": "a", "prompt": "a"}}, "end.promt", "prompt"),
+        ({**CLIP, "webhook": {"url": "https://example.com/", "event": []}}, "webhook.event", "events"),
+        ({**TRACK, "keyframe": []}, "keyframe", "keyframes"),
+        ({**TRACK, "keyframes": [{"prompt": "a", "at": 1}]}, "keyframes[0].at", "at_s"),
+        ({**TRACK, "keyframes": [{"prompt": "a"}, {"prompt": "b", "seeed": 1}]}, "keyframes[1].seeed", "seed"),
+        ({**TRACK, "alpha_curve": {"power": 2, "powr": 2}}, "alpha_curve.powr", "power"),
+        ({**REMIX, "overlaps_s": 1}, "overlaps_s", "overlap_s"),
+        ({**REMIX, "sourse": "a"}, "sourse", "source"),
+        ({**REMIX, "keyframes": [{"prompt": "a", "negative": "b"}]}, "keyframes[0].negative", "negative_prompt"),
+        ({**REMIX, "webhook": {"url": "https://example.com/", "urls": ""}}, "webhook.urls", "url"),
+        ({**CONVERT, "f_min": 5}, "f_min", "f_min_hz"),
+        ({**CONVERT, "label": {}}, "label", "labels"),
+    ],
+)
+def test_unknown_fields_name_the_nearest_known_one_at_every_depth(
+    gateway: TestClient, body: Any, field: str, near: str
+) -> None:
+    """A typing slip is answered with what was meant, whatever the type of the job and however deep it stands."""
+    error = next(one for one in gateway.post("/v1/jobs", json=body).json()["errors"] if one["field"] == field)
+    assert error["allowed"] == [near]
+    assert f"did you mean {near!r}" in error["message"]
+
+
+def test_a_field_like_no_other_is_answered_with_all_there_are(gateway: TestClient) -> None:
+    """Nothing is near: the whole list."""
+    (error,) = gateway.post("/v1/jobs", json={**TRACK, "keyframes": [{"prompt": "a", "zzz": 1}]}).json()["errors"]
+    assert {"prompt", "seed", "at_s"} <= {*error["allowed"]}
+
+
+_OPEN = b'{"type": "clip", "prompt": "a"'
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (_OPEN + b', "prompt": "b"}', "'prompt' is given twice"),
+        (_OPEN + b', "pr\\u006fmpt": "b"}', "'prompt' is given twice"),
+        (_OPEN + b', "labels": {"n": "1", "n": "2"}}', "labels: the name 'n' is given twice"),
+        (_OPEN + b', "nonsense": {"n": 1, "n": 1}}', "'n' is given twice"),
+        (b'{"type": "track", "keyframes": [{"prompt": "a"}, {"prompt": "a", "seed": 1, "seed": 2}]}', "keyframes[1]: "),
+        (b"", "required"),
+        (_OPEN, "delimiter"),
+        (_OPEN + b"}}", "Extra data"),
+        (b"{'type': 'clip'}", "double quotes"),
+        (_OPEN + b', "seed": 01}', "delimiter"),
+        (_OPEN + b', "seed": 0x10}', "delimiter"),
+        (_OPEN + b', "seed": ' + b"9" * 5_000 + b"}", "too many digits"),
+        (b'{"type": "clip", "prompt": "\xff"}', "not UTF-8"),
+        (b'{"type": "clip", "prompt": "\xed\xa0\x80"}', "not UTF-8"),
+        (b'{"type": "clip", "prompt": "a\x00b"}', "control character"),
+        (b"\xef\xbb\xbf" + _OPEN + b"}", "BOM"),
+        ('{"type": "clip", "prompt": "a"}'.encode("utf-16"), "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (_OPEN + b', "labels": ' + b'{"a":' * 5_000 + b"1" + b"}" * 5_001, "nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/plan"])
+def test_json_is_read_strictly(gateway: TestClient, valkey: Valkey, path: str, content: bytes, said: str) -> None:
+    """What two readers could read differently, or one not at all, is refused in a sentence that says why."""
+    answer = gateway.post(path, content=content, headers={"content-type": "application/json"})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) in {(400, "malformed_body"), (422, "invalid_request")}
+    assert said in problem["detail"]
+    assert (answer.status_code == 400) == bool(content)
+    assert job_keys(valkey) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        *((f'"duration_s": {number}', "duration_s") for number in ("NaN", "Infinity", "-Infinity", "1e400", "-1e400")),
+        *((f'"seed": {number}', "seed") for number in ("NaN", "Infinity", "1e400", "1e3", "1.0")),
+        ('"loudness_lufs": -1e999', "loudness_lufs"),
+        ('"nonsense": NaN', "nonsense"),
+        ('"\\ud800": 1', "body"),
+        ('"model": "\\ud800"', "model"),
+        ('"model": "riffarm-mini\\u0000"', "model"),
+        ('"formats": ["\\udfff"]', "formats[0]"),
+        ('"seed_image": "og_beat\\u0000"', "seed_image"),
+        ('"seed_image": "og_beat\\n"', "seed_image"),
+        ('"labels": {"\\ud800": "a"}', "labels"),
+        ('"labels": {"a": "\\udc00\\ud800"}', "labels.a"),
+        ('"labels": {"a\\u0000": "b"}', "labels.a\x00"),
+        ('"negative_prompt": "\\u0000"', "negative_prompt"),
+        ('"webhook": {"url": "https://example.com/\\ud800"}', "webhook.url"),
+        ('"webhook": {"url": "https://example.com/\\u0000"}', "webhook.url"),
+        ('"priority": "\\ud800"', "priority"),
+        ('"labels": ' + '{"a":' * 400 + "1" + "}" * 400, "labels.a"),
+        ('"nonsense": ' + "[" * 400 + "]" * 400, "nonsense"),
+    ],
+)
+def test_values_that_are_none_are_named_with_their_field(
+    gateway: TestClient, valkey: Valkey, text: str, field: str
+) -> None:
+    """No number, no text that can be stored, nested for no reason: 422, whatever stands where."""
+    content = b'{"type": "clip", "prompt": "a", ' + text.encode() + b"}"
+    answer = gateway.post("/v1/jobs", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    fields = [error["field"] for error in answer.json()["errors"]]
+    assert any(one == field or one.startswith(f"{field}.") for one in fields), fields
+    assert job_keys(valkey) == []
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "",
+        "text/plain",
+        "text/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=a",
+        "application/octet-stream",
+        "application/x-ndjson",
+        "application/json; charset=latin-1",
+        "application/json; charset=utf-16",
+        'application/json; charset="UTF-7"',
+    ],
+)
+def test_another_kind_of_content_is_a_415(gateway: TestClient, valkey: Valkey, media_type: str) -> None:
+    """Only JSON in UTF-8 is taken, and nothing is guessed."""
+    answer = gateway.post("/v1/jobs", content=json.dumps(CLIP), headers={"content-type": media_type})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert job_keys(valkey) == []
+
+
+@pytest.mark.parametrize("media_type", ["application/json", 'Application/JSON; charset="UTF-8"', "application/x+json"])
+def test_json_may_be_called_so_in_several_ways(gateway: TestClient, media_type: str) -> None:
+    """Case and parameters make no difference."""
+    answer = gateway.post("/v1/jobs", content=json.dumps(CLIP), headers={"content-type": media_type})
+    assert answer.status_code == 202
 
 
 def test_a_body_above_the_limit_is_a_413_by_length_and_by_count(gateway: TestClient) -> None:
