@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from itertools import pairwise, product
@@ -21,7 +24,7 @@ from shared.job_store import Attempt as Lease
 from shared.job_store import job_key
 from shared.object_store import job_prefix, job_told_key
 from shared.settings import Settings
-from tests.conftest import WEBHOOK_SECRET, wait_until
+from tests.conftest import SECRET, WEBHOOK_SECRET, wait_until
 from tests.integration.gateway_probes import CLIP, RENDERED, taken
 from tests.integration.receivers import Receiver, dead_receivers, make_due, posting, receiving
 from workers.recovery import recover
@@ -451,3 +454,20 @@ def test_ready_warns_when_no_courier_runs(bench: Bench) -> None:
     assert warnings() == ["no courier runs: webhooks wait until one does"]
     with posting(bench.settings, bench.objects):
         wait_until(lambda: warnings() == [], "the courier is seen", 10)
+
+
+def test_the_process_posts_and_ends_in_order(bench: Bench, receiver: Receiver) -> None:
+    """Started as an operator would; SIGTERM ends it with exit code 0."""
+    job_id = bench.canceled(f"{receiver.url}/204")
+    variables = {"REDIS_URL": bench.settings.redis_url, "STORAGE_URL": bench.settings.storage_url, "SECRET": SECRET}
+    variables |= {"WEBHOOK_SECRET": WEBHOOK_SECRET, "WEBHOOK_ALLOW_LOOPBACK": "true"}
+    environment = os.environ | {f"RIFFARM_{name}": value for name, value in variables.items()}
+    process = subprocess.Popen([sys.executable, "-m", "workers.courier"], env=environment)
+    try:
+        wait_until(lambda: bench.only(job_id).state == "delivered", "it is delivered", 30)
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert len(receiver.calls) == 1

