@@ -5,6 +5,7 @@ Leaves out the form of the report (`api.farm_report`) and of the metrics (`api.m
 
 from __future__ import annotations
 
+import hmac
 from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -18,7 +19,7 @@ from api.metrics import MEDIA_TYPE, metrics_text
 from api.problems import responses
 from shared.deliveries import Deliveries
 from shared.dispatch import QUEUES
-from shared.errors import NotFoundError, RiffarmError
+from shared.errors import AccessDeniedError, NotFoundError, RiffarmError
 from shared.farm_state import FarmState
 
 _SWEPT_WITHIN_S: Final = 60.0
@@ -88,10 +89,18 @@ def _reasons_not_ready(farm: Jobs) -> tuple[dict[str, str | None], list[str]]:
     return checks, warnings
 
 
-@router.get("/metrics", response_class=Response, summary="Figures for Prometheus")
-def metrics(farm: WholeFarm) -> Response:
-    """Backlog by queue, jobs that wait, workers by state. `riffarm_redis_up` alone is 0 when Redis is away."""
-    return Response(metrics_text(farm.job_store), media_type=MEDIA_TYPE)
+@router.get("/metrics", response_class=Response, responses=responses("unauthorized"), summary="Figures for Prometheus")
+def metrics(request: Request, farm: WholeFarm) -> Response:
+    """The farm's queues, workers and work done, the same from each gateway, and this gateway's requests.
+
+    While Redis is away `riffarm_redis_up` is 0 and the farm's figures are left out. Open to all, unless the farm has a
+    key for this (RIFFARM_METRICS_KEY).
+    """
+    key = farm.settings.metrics_key
+    said = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if key is not None and not hmac.compare_digest(said.encode(), key.get_secret_value().encode()):
+        raise AccessDeniedError
+    return Response(metrics_text(farm.job_store, request.app.state.metrics), media_type=MEDIA_TYPE)
 
 
 @router.get("/v1/farm", response_model=FarmReport, responses=_RESPONSES, summary="See the farm")

@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_swagger import patch_fastapi
+from starlette.middleware.cors import CORSMiddleware
 
 from api import (
     batches,
@@ -38,7 +39,9 @@ from api.event_reader import EventReader
 from api.guard import RequestGuard
 from api.intake import Jobs
 from api.job_reader import JobReader
+from api.metrics import RequestMetrics
 from api.problems import install_problems
+from api.watch import RequestWatch
 from shared.catalogue import models
 from shared.dispatch import Dispatcher, celery_app
 from shared.errors import StorageUnavailableError
@@ -47,6 +50,7 @@ from shared.logs import configure_logs
 from shared.object_store import has_keys, object_store_from_url
 from shared.redis_connection import async_redis_from_url
 from shared.settings import Settings, settings_from_environment
+from shared.telemetry import configure_traces
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -78,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.settings = settings
+    app.state.metrics = RequestMetrics()
     app.state.job_reader = JobReader(client)
     app.state.access = Access(settings, client, object_store)
     app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))
@@ -98,7 +103,16 @@ def create_app(settings: Settings) -> FastAPI:
     patch_fastapi(app, docs_url="/docs")
     install_document(app)
     app.add_middleware(RequestGuard, settings=settings)
+    if origins := [one.strip() for one in settings.cors_origins.split(",") if one.strip()]:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["Location", "Retry-After", "RateLimit", "RateLimit-Policy", "X-Request-Id"],
+        )
     app.add_middleware(riffusion.OpenToPages)
+    app.add_middleware(RequestWatch, metrics=app.state.metrics)
     return app
 
 
@@ -154,6 +168,7 @@ def main() -> None:
     """Serve until told to stop."""
     settings = settings_from_environment()
     configure_logs(settings.log_format, "gateway")
+    configure_traces("gateway", settings.traces_url)
     if settings.gateway_key is None and not is_loopback(settings.host):
         _require_a_key(settings)
     config = uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, **server_options())

@@ -10,6 +10,7 @@ Keys, all under `riffarm:`
     backlog    hash: queue → items of its jobs that wait or run
     pace       hash: queue → milliseconds an item takes, a running mean
     queues     set: all queues that ever had work
+    totals     hash: what was done → how much of it since Redis was last empty
     sweep      JSON: what the newest sweep did
     marker     JSON: which Redis all that storage has was in, and when; gone or another's after a loss of data
     storage_pass  the fence of the pass over storage that goes on
@@ -146,6 +147,14 @@ class FarmState:
             for ((queue, priority), _), jobs in zip(places, pipe.execute(), strict=True):
                 waiting[queue][priority] += jobs
         return waiting
+
+    def totals(self) -> dict[str, float]:
+        """What the farm has done since Redis was last empty: frames_rendered, frames_reused, jobs_accepted, of those
+        that ended jobs_{status}, render_ms, sound_ms, encode_ms, gpu_ms, audio_ms (sound of jobs that succeeded); and
+        the realtime_factor of late."""
+        with reachable():
+            found = cast("dict[str, str]", self._redis.hgetall(f"{PREFIX}totals"))
+        return {name: float(value) for name, value in found.items()}
 
     def sweep_age_s(self) -> float | None:
         """Seconds since the newest sweep reported; None before the first one."""

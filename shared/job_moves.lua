@@ -59,6 +59,11 @@ local function note_news(id, event)
   end
 end
 
+-- Adds to what the farm has done since Valkey was last empty.
+local function total(name, more)
+  if more ~= 0 then redis.call('HINCRBY', P .. 'totals', name, more) end
+end
+
 local function tell_status(job)
   local stage = job.stage ~= '' and job.stage or cjson.null
   tell(job.id, 'status', cjson.encode({status = job.status, stage = stage}))
@@ -213,7 +218,16 @@ local function finish(job, status, fields)
     drop_lease(job.id, item)
     make_ready(job, item)
   end
-  set(job, 'status', status, 'stage', '', 'finished_ms', now_ms(), 'announced', 0, unpack(fields))
+  local now = now_ms()
+  set(job, 'status', status, 'stage', '', 'finished_ms', now, 'announced', 0, unpack(fields))
+  total('jobs_' .. status, 1)
+  if status == 'succeeded' then
+    total('audio_ms', audio_ms(job.audio_s))
+    total('encode_ms', tonumber(redis.call('HGET', key(job.id), 'encode_ms') or 0))
+    local factor = audio_ms(job.audio_s) / math.max(1, now - job.created_ms)
+    local before = tonumber(redis.call('HGET', P .. 'totals', 'realtime_factor') or factor)
+    redis.call('HSET', P .. 'totals', 'realtime_factor', string.format('%.4f', before + (factor - before) / 16))
+  end
   redis.call('ZREM', P .. 'jobs:queued', job.id)
   redis.call('ZREM', P .. 'jobs:expiring', job.id)
   redis.call('ZREM', P .. 'jobs:deadlines', job.id)
@@ -283,6 +297,7 @@ if most_jobs_of_farm and redis.call('SCARD', P .. 'jobs:active') >= most_jobs_of
 if most_jobs and redis.call('ZCARD', P .. 'jobs:live:' .. tenant) >= most_jobs then return {'jobs'} end
 if most_ms and ms > 0 and (redis.call('HGET', P .. 'audio', tenant) or 0) + ms > most_ms then return {'audio'} end
 local needy = accept(ARGV[1], fields)
+total('jobs_accepted', 1)
 return {(redis.call('ZRANK', P .. 'jobs:queued', ARGV[1]) or -1) + 1, unpack(needy)}
 
 --@ claim
@@ -466,8 +481,8 @@ for _, class in ipairs(order) do
           if redis.call('EXISTS', P .. 'queue:' .. queue .. ':' .. one) == 1 then more = 1 break end
         end
         if more == 1 and redis.call('LLEN', queue) > 0 then more = 0 end
-        local told = redis.call('HMGET', key(id), 'input', 'sources')
-        return {id, item, token, starts, told[1], told[2], job.next_chunk, more}
+        local told = redis.call('HMGET', key(id), 'input', 'sources', 'request_id', 'traceparent')
+        return {id, item, token, starts, told[1], told[2], job.next_chunk, more, told[3] or '', told[4] or ''}
       end
       redis.call('ZREM', place, id)
       redis.call('ZREM', place .. ':age', id)
@@ -516,6 +531,8 @@ if #new == 0 then return 1 end
 redis.call('HSET', frames, unpack(fields))
 redis.call('HDEL', key(id, ':previews'), unpack(new))
 if reused > 0 then redis.call('HINCRBY', key(id), 'frames_reused', reused) end
+total('frames_reused', reused)
+total('frames_rendered', #new - reused)
 if reused < #new then redis.call('HDEL', key(id, ':attempts'), item) end
 local job = redis.call('HMGET', key(id), 'frames_reused', 'chunks_done', 'started_ms')
 tell(id, 'progress', cjson.encode({
@@ -575,6 +592,8 @@ else
   note_news(id, 'job.progress')
 end
 if ARGV[5] ~= '0' then redis.call('HINCRBY', key(id), 'gpu_ms', ARGV[5]) end
+total(kind .. '_ms', ms)
+total('gpu_ms', tonumber(ARGV[5]))
 move_on(job, tonumber(ARGV[7]), {unpack(ARGV, 8)})
 offer_all(job, needy)
 local waits = job.next_chunk < job.chunks_total and job.next_chunk == job.chunks_done

@@ -113,6 +113,7 @@ class Attempt(NamedTuple):
     """An item that a worker has taken, under the lease that `token` stands for.
 
     starts: how often the item has been begun, this time included. next_chunk: the job's next chunk when it was taken.
+    request_id, traceparent: of the request that submitted the job, "" where none is known.
     """
 
     job_id: str
@@ -123,6 +124,8 @@ class Attempt(NamedTuple):
     sources: str
     next_chunk: int
     worker_id: str
+    request_id: str = ""
+    traceparent: str = ""
 
     @property
     def number(self) -> int:
@@ -314,8 +317,8 @@ class JobStore:
             return Take(None)
         if answer[0] == "no":
             return Take(None, answer[1])
-        job_id, item, token, starts, request, sources, next_chunk, has_more = answer
-        attempt = Attempt(job_id, item, token, int(starts), request, sources, int(next_chunk), worker_id)
+        job_id, item, token, starts, request, sources, next_chunk, has_more, *origin = answer
+        attempt = Attempt(job_id, item, token, int(starts), request, sources, int(next_chunk), worker_id, *origin)
         return Take(attempt, has_more=bool(has_more))
 
     def renew(self, attempt: Attempt) -> Renewal:

@@ -90,6 +90,15 @@ class Settings(BaseSettings):
     keep_uploads_days: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Uploads this old that no job needs are removed; never if left out"
     )
+    cors_origins: str = Field(
+        "", description="Sites whose pages may use the API from a browser: https://a.example,https://b.example, or *"
+    )
+    metrics_key: SecretStr | None = Field(
+        None, description="Bearer key that /metrics asks for; at least 32 characters; open to all when left out"
+    )
+    traces_url: str | None = Field(
+        None, description="OTLP/HTTP receiver of traces, as in http://127.0.0.1:4318/v1/traces; none when left out"
+    )
     log_format: Literal["console", "json"] = Field("json", description="How log lines look")
 
     @property
@@ -98,7 +107,7 @@ class Settings(BaseSettings):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
 
-    @field_validator("secret", "gateway_key")
+    @field_validator("secret", "gateway_key", "metrics_key")
     @classmethod
     def _is_long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret is not None and len(secret.get_secret_value()) < _MIN_SECRET_CHARACTERS:
