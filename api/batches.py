@@ -31,6 +31,10 @@ from shared.errors import FieldError, InvalidRequestError, RiffarmError
 
 MAX_REQUESTS: Final = 1_000
 _LINES: Final = frozenset({"application/x-ndjson", "application/jsonl", "application/x-jsonlines"})
+_PASSING: Final = frozenset(
+    {"quota_exceeded", "rate_limited", "farm_full", "storage_unavailable", "queue_unavailable", "internal_error"}
+)
+"""Problems that a request may be rid of by being sent again."""
 _PLANNERS: Final = 16
 """Requests planned at a time: one that names an upload waits for storage."""
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -73,6 +77,8 @@ def _answer(farm: Jobs, once: Once, content: bytes, media_type: str, request_id:
 
     def submit(stamp: Stamp) -> Response:
         found = _submitted(farm, requests, stamp)
+        if any(not isinstance(one, Job) and one[0] in _PASSING for one in found):
+            once.leave_open()
         items = [_item(index, one, request_id) for index, one in enumerate(found)]
         accepted = sum(isinstance(one, Job) for one in found)
         answer = BatchAnswer.model_construct(

@@ -39,7 +39,7 @@ from shared.manifests import ids_of_manifests, manifest
 from shared.object_store import ObjectStore
 
 log = structlog.get_logger()
-_LEASE_S: Final = 30
+_LEASE_S: Final = 60
 """After so long whoever took a key is gone: no answer takes longer, but one that is waited for."""
 _KEPT_MS: Final = 24 * 3_600_000
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]{1,255}")
@@ -56,7 +56,7 @@ class Once:
         self._mark = mark
         self._print = print_
         self._token = secrets.token_hex(8)
-        self.is_replayed = False
+        self._is_open = False
 
     @property
     def has_key(self) -> bool:
@@ -64,7 +64,7 @@ class Once:
         return self._mark is not None
 
     def answer(self, work: Callable[[Stamp], Response], wait_s: int = 0) -> Response:
-        """What `work` answers, or answered the first time: then `is_replayed`.
+        """What `work` answers, or answered the first time.
 
         With `wait_s` the answer is kept by `keep` alone, which must come within that time. Raises what `work` raises,
         IdempotencyMismatchError and IdempotencyInFlightError.
@@ -73,7 +73,6 @@ class Once:
             return work(new_stamp())
         found = self._claimed(self._mark, 1_000 * (_LEASE_S + wait_s))
         if isinstance(found, Response):
-            self.is_replayed = True
             return found
         try:
             response = work(found)
@@ -90,8 +89,16 @@ class Once:
 
     def keep(self, response: Response) -> None:
         """Keep an answer, to give it again."""
-        if self._mark is not None:
+        if self._mark is None:
+            return
+        if self._is_open:
+            self._settle("until_ms", 0)
+        else:
             self._settle("answer", _text_from_response(response))
+
+    def leave_open(self) -> None:
+        """Let whoever sends the request again go on with it: of what it asks for some could not be done just now."""
+        self._is_open = True
 
     def _claimed(self, mark: str, lease_ms: int) -> Stamp | Response:
         kind, *told = self._farm.job_store.move("claim", mark, self._print, self._token, lease_ms)

@@ -156,8 +156,10 @@ class Jobs:
         return None
 
     def _told(self, draft: Draft, accepted: Accepted) -> Job:
-        """The new job without asking for it."""
-        return self.view.new_job(draft.id, draft.fields, accepted.queue_position or 0, draft.warnings)
+        """The new job without asking for it; as it is if somebody else had recorded it before."""
+        if accepted.queue_position is None:
+            return self.read(draft.id)
+        return self.view.new_job(draft.id, draft.fields, accepted.queue_position, draft.warnings)
 
     def fields(self, job_id: str) -> dict[str, str]:
         """All fields of one of the tenant's jobs. Raises NotFoundError, also for another tenant's."""

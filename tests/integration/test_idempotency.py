@@ -199,6 +199,28 @@ def test_a_batch_that_was_cut_off_is_finished_without_a_double(
     assert len({*ids}) == 20
 
 
+def test_what_a_batch_could_not_do_is_done_when_it_is_sent_again(
+    gateway: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 for some is no last word: the same batch has its other jobs made, and those that are there as they are."""
+    batch = [{**CLIP, "seed": 1}, {"type": "clip"}, {**CLIP, "seed": 2}]
+    accept_many = JobStore.accept_many
+
+    def first_alone(store: JobStore, jobs: dict[str, Any], *more: Any) -> Any:
+        wanted = {job_id: fields for job_id, fields in jobs.items() if '"seed":1' in fields["input"]}
+        return dict.fromkeys(jobs) | accept_many(store, wanted, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JobStore, "accept_many", first_alone)
+        first = gateway.post("/v1/jobs/batch", json=batch, headers=KEY).json()
+    assert [item["status"] for item in first["data"]] == [202, 422, 503]
+    second, third = (gateway.post("/v1/jobs/batch", json=batch, headers=KEY).json() for _ in range(2))
+    assert [item["status"] for item in second["data"]] == [202, 422, 202]
+    assert second["data"][0]["job"]["id"] == first["data"][0]["job"]["id"]
+    assert (second["batch_id"], third) == (first["batch_id"], second)
+    assert len(all_ids(gateway)) == 2
+
+
 @pytest.mark.parametrize("is_recovered", [True, False])
 def test_a_loss_of_redis_makes_no_second_job(
     settings: Settings, valkey: Valkey, job_store: JobStore, is_recovered: bool
