@@ -47,7 +47,7 @@ def _command(client: str) -> tuple[list[str], dict[str, str]]:
 def _seen(client: str, url: str, pem: Path) -> Observed:
     command, more = _command(client)
     variables = _environment(client, url, pem) | more
-    done = subprocess.run([*command, PICTURE], env=variables, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([*command, PICTURE], env=variables, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3_000:]
     seen: Observed = json.loads(done.stdout)
     return seen
@@ -63,13 +63,16 @@ def all_seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Obs
         "RIFFARM_API_KEY": KEY,
         "RIFFARM_PUBLIC_URL": f"https://localhost:{port}",
         "RIFFARM_WORKER_APP": "tests.stub_worker:app",
-        "RIFFARM_STUB_FRAME_S": "0.12",
+        "RIFFARM_STUB_FRAME_S": "0.3",
     }
     options = ("--workers", "2", "--port", str(gateway_port))
-    with running_farm(folder / "data", *options, environment=environment), https(port, gateway_port, pem):
-        with ThreadPoolExecutor(len(CLIENTS)) as pool:
-            seen = pool.map(partial(_seen, url=f"https://localhost:{port}", pem=pem), CLIENTS)
-            yield dict(zip(CLIENTS, seen, strict=True))
+    with (
+        running_farm(folder / "data", *options, environment=environment),
+        https(port, gateway_port, pem),
+        ThreadPoolExecutor(len(CLIENTS)) as pool,
+    ):
+        seen = pool.map(partial(_seen, url=f"https://localhost:{port}", pem=pem), CLIENTS)
+        yield dict(zip(CLIENTS, seen, strict=True))
 
 
 @pytest.fixture(params=CLIENTS)
@@ -108,7 +111,7 @@ def test_a_prediction_is_made_followed_and_got(seen: Observed) -> None:
     told = seen["create_wait_get"]
     assert (told["first"], told["last"]) == ("starting", "succeeded")
     assert all(after.startswith(before) for before, after in pairwise(told["logs"]))
-    assert told["logs"][-1].endswith("| 100/100")
+    assert told["logs"][-1].endswith("| 50/50")
     assert [url.split("?")[0].rpartition("/")[2] for url in told["output"]] == ["track.wav", "track.png"]
     assert told["input"]["sampler"]
     assert 0 < told["metrics"]["predict_time"] <= told["metrics"]["total_time"]
@@ -124,8 +127,10 @@ def test_progress_is_read_from_the_logs(all_seen: dict[str, Observed]) -> None:
 
 
 def test_a_wait_that_runs_out_answers_starting(seen: Observed) -> None:
-    """Also when the job runs: the clients take any other status for the end. Then it is canceled."""
-    assert seen["wait_runs_out"] == {"answered": "starting", "really": "processing", "canceled": "canceled"}
+    """The clients take any other status for the end. Then it is canceled."""
+    told = seen["wait_runs_out"]
+    assert (told["answered"], told["canceled"]) == ("starting", "canceled")
+    assert told["really"] in ("starting", "processing")
 
 
 def test_run_gives_the_output_also_when_it_takes_longer_than_the_wait(seen: Observed) -> None:

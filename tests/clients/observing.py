@@ -4,6 +4,7 @@ alone: this runs in the environments of the clients."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -13,10 +14,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 RIFFUSION = "riffusion/riffusion:8cf61ea6c56afd61d8f5b9ffd14d7c216c0a93844ce2d82ac1c9ecc9c7f24e05"
 CLIP = {"prompt": "calm strings", "seed": 3, "num_inference_steps": 4, "formats": ["wav"]}
-KEYFRAMES = [{"prompt": "calm strings", "seed": 1}, {"prompt": "loud brass", "seed": 2}]
-# Two seconds of work on one worker, and fifty.
-TRACK = {"keyframes": KEYFRAMES, "duration_s": 51.2, "num_inference_steps": 4, "formats": ["wav"]}
-LONG = {"keyframes": KEYFRAMES, "duration_s": 1280.0, "num_inference_steps": 4}
+
+
+def track(duration_s: float, seed: int) -> dict[str, object]:
+    """A track's input: its frames are this process' own, so that nobody else has rendered them."""
+    prompts = {"calm strings": os.getpid(), "loud brass": 10**6 * seed}
+    keyframes = [{"prompt": prompt, "seed": number} for prompt, number in prompts.items()]
+    return {"keyframes": keyframes, "duration_s": duration_s, "num_inference_steps": 4, "formats": ["wav"]}
+
+
+# Of five frames, longer than the shortest wait; and too long to wait for.
+TRACK, ANOTHER, LONG = track(25.6, 1), track(25.6, 2), track(640.0, 3)
 
 
 def observed(scenario: Callable[[], object]) -> object:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import replicate
-from observing import CLIP, LONG, RIFFUSION, TRACK, Receiver, tell
+from observing import ANOTHER, CLIP, LONG, RIFFUSION, TRACK, Receiver, tell
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.helpers import FileOutput
 from replicate.webhook import Webhooks
@@ -59,7 +59,7 @@ def wait_runs_out() -> object:
 
 
 def run_longer_than_the_wait() -> object:
-    return [head(one) for one in replicate.run("riffarm/track", input=TRACK | {"duration_s": 81.92}, wait=1)]
+    return [head(one) for one in replicate.run("riffarm/track", input=ANOTHER, wait=1)]
 
 
 def fails() -> object:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import replicate
-from observing import CLIP, LONG, RIFFUSION, TRACK, Receiver, tell
+from observing import ANOTHER, CLIP, LONG, RIFFUSION, TRACK, Receiver, tell
 from replicate.exceptions import APIStatusError, ModelError
 from replicate.lib._files import FileOutput
 
@@ -57,7 +57,7 @@ def wait_runs_out() -> object:
 
 
 def run_longer_than_the_wait() -> object:
-    return [head(one) for one in replicate.run("riffarm/track", input=TRACK | {"duration_s": 87.04}, wait=1)]
+    return [head(one) for one in replicate.run("riffarm/track", input=ANOTHER, wait=1)]
 
 
 def cancel_after() -> object:

@@ -7,12 +7,18 @@ const { parseProgressFromLogs } = require("replicate/lib/util");
 const PICTURE = fs.readFileSync(process.argv[2]);
 const RIFFUSION = "riffusion/riffusion:8cf61ea6c56afd61d8f5b9ffd14d7c216c0a93844ce2d82ac1c9ecc9c7f24e05";
 const CLIP = { prompt: "calm strings", seed: 3, num_inference_steps: 4, formats: ["wav"] };
-const KEYFRAMES = [
-  { prompt: "calm strings", seed: 1 },
-  { prompt: "loud brass", seed: 2 },
-];
-const TRACK = { keyframes: KEYFRAMES, duration_s: 51.2, num_inference_steps: 4, formats: ["wav"] };
-const LONG = { keyframes: KEYFRAMES, duration_s: 1280, num_inference_steps: 4 };
+// A track's input: its frames are this process' own, so that nobody else has rendered them.
+const track = (seconds, seed) => ({
+  keyframes: [
+    { prompt: "calm strings", seed: process.pid },
+    { prompt: "loud brass", seed: 1e6 * seed },
+  ],
+  duration_s: seconds,
+  num_inference_steps: 4,
+  formats: ["wav"],
+});
+// Of five frames, longer than the shortest wait; and too long to wait for.
+const [TRACK, ANOTHER, LONG] = [track(25.6, 1), track(25.6, 2), track(640, 3)];
 const replicate = new Replicate({ baseUrl: process.env.REPLICATE_BASE_URL });
 
 async function head(output) {
@@ -52,8 +58,7 @@ const scenarios = {
   },
 
   async run_longer_than_the_wait() {
-    const input = { ...TRACK, duration_s: 92.16 };
-    const output = await replicate.run("riffarm/track", { input, wait: { mode: "block", timeout: 1 } });
+    const output = await replicate.run("riffarm/track", { input: ANOTHER, wait: { mode: "block", timeout: 1 } });
     return Promise.all(output.map(head));
   },
 
