@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -26,6 +26,8 @@ from shared.job_store import JobStore
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
+# When a counter began is told by the scrape after a restart; a series for each would double them.
+disable_created_metrics()
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 
@@ -133,6 +135,9 @@ class _FarmCollector(Collector):
     def _deliveries(self) -> Iterator[Metric]:
         counts = Deliveries(self._jobs.redis).counts()
         yield GaugeMetricFamily("riffarm_deliveries_pending", "Webhooks still to be posted.", counts.pop("pending", 0))
+        yield CounterMetricFamily(
+            "riffarm_delivery_attempts_failed", "Posts of webhooks not taken.", counts.pop("attempts_failed", 0)
+        )
         done = CounterMetricFamily("riffarm_deliveries", "Webhooks that need no more posting.", labels=["result"])
         for result in sorted(counts):
             done.add_metric([result], counts[result])

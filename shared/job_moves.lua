@@ -52,8 +52,7 @@ end
 local function publish(id) redis.call('PUBLISH', P .. 'events', id) end
 
 -- Notes what happens to a job on its way if its webhook asks for that; a courier makes a delivery of it.
-local function note_news(id, event)
-  local webhook = redis.call('HGET', key(id), 'webhook')
+local function note_news(id, event, webhook)
   if webhook and string.find(webhook, '"' .. event .. '"', 1, true) then
     redis.call('ZADD', P .. 'news', 'NX', now_ms(), id .. ' ' .. event)
   end
@@ -449,7 +448,7 @@ local function begin(job, item)
     set(job, 'status', 'running', 'stage', stage)
     if job.started_ms == 0 then
       set(job, 'started_ms', now)
-      note_news(job.id, 'job.started')
+      note_news(job.id, 'job.started', redis.call('HGET', key(job.id), 'webhook'))
     end
     tell_status(job)
   elseif job.stage ~= stage then
@@ -534,7 +533,7 @@ if reused > 0 then redis.call('HINCRBY', key(id), 'frames_reused', reused) end
 total('frames_reused', reused)
 total('frames_rendered', #new - reused)
 if reused < #new then redis.call('HDEL', key(id, ':attempts'), item) end
-local job = redis.call('HMGET', key(id), 'frames_reused', 'chunks_done', 'started_ms')
+local job = redis.call('HMGET', key(id), 'frames_reused', 'chunks_done', 'started_ms', 'webhook')
 tell(id, 'progress', cjson.encode({
   frames_done = redis.call('HLEN', frames),
   frames_reused = tonumber(job[1] or 0),
@@ -542,7 +541,7 @@ tell(id, 'progress', cjson.encode({
   started_ms = tonumber(job[3] or 0),
 }))
 publish(id)
-note_news(id, 'job.progress')
+note_news(id, 'job.progress', job[4])
 return 1
 
 --@ stage
@@ -589,7 +588,7 @@ else
     started_ms = job.started_ms,
   }))
   publish(id)
-  note_news(id, 'job.progress')
+  note_news(id, 'job.progress', redis.call('HGET', key(id), 'webhook'))
 end
 if ARGV[5] ~= '0' then redis.call('HINCRBY', key(id), 'gpu_ms', ARGV[5]) end
 total(kind .. '_ms', ms)
