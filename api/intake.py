@@ -17,9 +17,11 @@ from copy import copy
 from dataclasses import asdict
 from typing import Any
 
+from api.job_lists import Wanted, find
 from api.planning import Planner
 from api.registrar import Draft, Registrar
 from api.stamps import Stamp, new_stamp
+from shared import telemetry
 from shared.catalogue import ModelEntry
 from shared.contracts import TERMINAL, ConvertRequest, Job
 from shared.deliveries import webhook_field
@@ -34,7 +36,7 @@ from shared.errors import (
     RequestError,
     RiffarmError,
 )
-from shared.job_store import Accepted, JobStore, Wanted, created_ms_from_job_id, is_job_id
+from shared.job_store import Accepted, JobStore, created_ms_from_job_id, is_job_id
 from shared.job_view import JobView
 from shared.logs import request_id
 from shared.manifests import manifest
@@ -95,7 +97,9 @@ class Jobs:
         draft = self.draft(request, stamp, stamp.job_id)
         if error := self._no_room(draft.fields):
             raise error
-        return self._told(draft, self._registrar.record(draft, self._quota).result())
+        with telemetry.span("record"):
+            accepted = self._registrar.record(draft, self._quota).result()
+        return self._told(draft, accepted)
 
     async def accept_soon(self, request: ResolvedRequest) -> Job:
         """As `accept`, without a thread: for a request that is planned quickly (`api.planning.is_quick`)."""
@@ -103,7 +107,9 @@ class Jobs:
         draft = self.draft(request, stamp, stamp.job_id)
         if error := self._no_room(draft.fields):
             raise error
-        return self._told(draft, await asyncio.wrap_future(self._registrar.record(draft, self._quota)))
+        with telemetry.span("record"):
+            accepted = await asyncio.wrap_future(self._registrar.record(draft, self._quota))
+        return self._told(draft, accepted)
 
     @property
     def _quota(self) -> Quota | None:
@@ -111,9 +117,11 @@ class Jobs:
 
     def draft(self, request: ResolvedRequest, stamp: Stamp, job_id: str, batch_id: str | None = None) -> Draft:
         """The job that a request makes, checked against what this farm has. Raises InvalidRequestError."""
-        plan = self.plan(request)
+        with telemetry.span("plan"):
+            plan = self.plan(request)
         fields = fields_of_plan(plan, stamp.at_ms, self.settings.job_window) | {"tenant": self.tenant}
         told = {"origin": stamp.origin, "batch_id": batch_id, "request_id": request_id()}
+        told["traceparent"] = telemetry.traceparent()
         fields |= {name: said for name, said in told.items() if said}
         fields |= webhook_field(plan.request.webhook, WebhookRules.from_settings(self.settings))
         return Draft(job_id, fields, plan.warnings)
@@ -227,7 +235,7 @@ class Jobs:
         Where those wanted are rare there may be fewer, even none, and another page.
         """
         # One more than is asked for tells whether there is another page.
-        found = self.job_store.find(self.tenant, wanted, _id_from_cursor(cursor), limit + 1)
+        found = find(self.job_store, self.tenant, wanted, _id_from_cursor(cursor), limit + 1)
         has_more = len(found.ids) > limit
         jobs = [self.view.job(fields) for fields in self.job_store.read_many(found.ids[:limit])]
         last_id = found.ids[limit - 1] if has_more else found.last_id

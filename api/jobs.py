@@ -26,6 +26,7 @@ from api.bodies import StrictRoute, quickly
 from api.estimates import bytes_of_files, cost
 from api.idempotency import Once, OncePerKey
 from api.intake import Jobs
+from api.job_lists import Wanted
 from api.moments import Moment
 from api.planning import is_quick
 from api.preferences import WaitSeconds
@@ -43,7 +44,6 @@ from shared.contracts import (
 )
 from shared.errors import FieldError, InvalidRequestError, NotFoundError, RiffarmError
 from shared.frames import frame_hash
-from shared.job_store import Wanted
 from shared.job_view import output_signature
 from shared.object_store import LocalDiskStore, ObjectStore, frame_key, output_key
 from shared.plan import Conversion, Plan

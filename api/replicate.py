@@ -22,6 +22,7 @@ from api import replicate_files, replicate_models, replicate_outputs
 from api.access import Operating, Reading, Submitting
 from api.bodies import StrictRoute
 from api.intake import Jobs
+from api.job_lists import Wanted
 from api.moments import Moment
 from api.preferences import MAX_WAIT_S
 from api.problems import responses
@@ -29,7 +30,6 @@ from api.replicate_models import model_from_reference, request_from_input
 from api.waiting import has_ended
 from shared.contracts import TERMINAL, Job, Webhook, WebhookEvent
 from shared.errors import FieldError, InvalidRequestError
-from shared.job_store import Wanted
 from shared.plan import ResolvedRequest
 from shared.predictions import OWNER, PredictionView
 from shared.webhook_secrets import WebhookSecrets

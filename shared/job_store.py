@@ -46,12 +46,11 @@ import re
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
-from shared.contracts import TERMINAL, JobType, Stage, Status
+from shared.contracts import TERMINAL, Stage, Status
 from shared.errors import LeaseLostError, NotFoundError, TooMuchError
 from shared.job_events import Event, EventKind, event_from_entry
 from shared.quotas import Full, Quota
@@ -73,10 +72,6 @@ _COUNTERS: Final = (
 )
 _UNSAID: Final = dict.fromkeys(_COUNTERS, "0") | {"stage": ""}
 _MOVES_FILE: Final = Path(__file__).with_name("job_moves.lua")
-MAX_LOOKS: Final = 20_000
-"""Jobs that one page of a list looks at: those that are wanted may be rare."""
-_LOOKS_AT_ONCE: Final = 2_000
-"""Of these so many in one move: nobody waits for Redis longer than some milliseconds."""
 
 
 class Accepted(NamedTuple):
@@ -85,28 +80,6 @@ class Accepted(NamedTuple):
 
     queue_position: int | None
     queues: list[str]
-
-
-class Found(NamedTuple):
-    """What a look through a listing gave: ids, newest first, and the id that it came to; None at the listing's end."""
-
-    ids: list[str]
-    last_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which jobs of a tenant are looked for; all when nothing is said.
-
-    after_ms, before_ms: created between these, in milliseconds since 1970, neither included.
-    """
-
-    status: Status | None = None
-    type: JobType | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    batch_id: str | None = None
-    after_ms: float = float("-inf")
-    before_ms: float = float("inf")
 
 
 class Attempt(NamedTuple):
@@ -220,17 +193,6 @@ def _accepted(answer: Sequence[Any], quota: Quota | None) -> Accepted | TooMuchE
     if quota and position in get_args(Full):
         return quota.error(position)
     return Accepted(int(position) or None, queues)
-
-
-def _lists(tenant: str, wanted: Wanted) -> list[str]:
-    """The lists that each have all jobs wanted."""
-    lists = [f"of:{tenant}"]
-    if wanted.status is not None:
-        lists.append(f"{wanted.status if wanted.status in TERMINAL else 'live'}:{tenant}")
-    for kind, value in (("batch", wanted.batch_id), ("type", wanted.type)):
-        lists += [f"{kind}:{tenant}:{value}"] if value is not None else []
-    lists += [f"label:{tenant}:{name}={value}" for name, value in wanted.labels.items()]
-    return [f"{PREFIX}jobs:{one}" for one in lists]
 
 
 def fields_from_view(view: Sequence[Any]) -> dict[str, str] | None:
@@ -504,30 +466,6 @@ class JobStore:
             if not ids:
                 break
         return older
-
-    def find(self, tenant: str, wanted: Wanted, before_id: str | None, limit: int) -> Found:
-        """Up to `limit` of a tenant's jobs older than the named one, newest first.
-
-        Looks at no more than MAX_LOOKS jobs: where those wanted are rare there may be fewer than `limit`, even none,
-        and more to come.
-        """
-        newest_ms = float("inf") if before_id is None else created_ms_from_job_id(before_id)
-        newest: str | float = f"({wanted.before_ms}" if wanted.before_ms <= newest_ms else newest_ms
-        bounds = (newest, f"({wanted.after_ms}")
-        filters = (wanted.status or "", wanted.type or "", json.dumps(dict(wanted.labels)))
-        lists = json.dumps(_lists(tenant, wanted))
-        ids: list[str] = []
-        last_id = before_id or "~"
-        for _ in range(MAX_LOOKS // _LOOKS_AT_ONCE):
-            last, *some = self.move("find", lists, *bounds, last_id, limit - len(ids), _LOOKS_AT_ONCE, *filters)
-            ids += some
-            if not last:
-                return Found(ids, None)
-            last_id = last
-            if len(ids) == limit:
-                break
-            bounds = (created_ms_from_job_id(last_id), bounds[1])
-        return Found(ids, last_id)
 
     def own(self, job_ids: Collection[str], tenant: str) -> set[str]:
         """Those of these jobs that are a tenant's."""

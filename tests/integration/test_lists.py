@@ -156,8 +156,8 @@ def test_a_page_looks_no_further_than_it_must_and_leads_on(
     gateway: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two filters, each of many and both of one: pages may be empty, and the way through them finds it."""
-    monkeypatch.setattr("shared.job_store._LOOKS_AT_ONCE", 50)
-    monkeypatch.setattr("shared.job_store.MAX_LOOKS", 100)
+    monkeypatch.setattr("api.job_lists._LOOKS_AT_ONCE", 50)
+    monkeypatch.setattr("api.job_lists.MAX_LOOKS", 100)
     farm = farm_of(gateway)
     (rare,) = record(farm, 1, at_ms=1_700_000_000_000, labels='{"a": "1", "b": "1"}')
     record(farm, 250, labels='{"a": "1"}')
