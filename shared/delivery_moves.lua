@@ -12,7 +12,7 @@ local WELL_S = 3600
 local MOST_ATTEMPTS = 10
 local ATTEMPTS_KEPT = 20
 local DELIVERIES_KEPT = 100
-local PROGRESS_EVERY_MS = 550
+local PROGRESS_EVERY_MS = 500
 local COURIERS_KEPT_MS = 3600000
 local IS_LIVE = {queued = true, running = true, paused = true}
 local IS_RETRIED = {['job.succeeded'] = true, ['job.failed'] = true, ['job.canceled'] = true}
@@ -167,9 +167,6 @@ for _, receiver in ipairs(redis.call('ZRANGE', P .. 'receivers', '-inf', now, 'B
     redis.call('ZREM', place(receiver, 'due'), id)
     redis.call('ZADD', place(receiver, 'leased'), now + lease_ms, id)
     redis.call('HSET', key(id), 'token', token)
-    if get(id, 'event') == 'job.progress' and redis.call('EXISTS', job_key(get(id, 'job'))) == 1 then
-      redis.call('HSET', job_key(get(id, 'job')), 'progress_ms', now)
-    end
     taken[#taken + 1] = id
     taken[#taken + 1] = token
   end
@@ -192,6 +189,10 @@ else
   redis.call('HINCRBY', P .. 'deliveries', 'attempts_failed', 1)
 end
 if state == 'pending' then wait(id, receiver, now_ms() + tonumber(ARGV[5])) end
+-- From the end of one post on: so no two of them arrive any nearer.
+if get(id, 'event') == 'job.progress' and redis.call('EXISTS', job_key(job_id)) == 1 then
+  redis.call('HSET', job_key(job_id), 'progress_ms', now_ms())
+end
 set_state(id, state)
 if state == 'gone' and redis.call('EXISTS', job_key(job_id)) == 1 then
   redis.call('HSET', job_key(job_id), 'gone', 1)
