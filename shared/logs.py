@@ -1,14 +1,13 @@
 """Structured logging, one form for every process: JSON lines for machines, aligned text for a terminal.
 
-Owns what a job's lines are bound to: the request that submitted it, by whose id they are found. Leaves out the
-gateway's line for each request (`api.watch`).
+Owns the name under which lines say by which request they were caused. Leaves out the gateway's line for each request
+(`api.watch`).
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import structlog
@@ -85,8 +84,3 @@ def bind_request(request_id: str) -> None:
 def request_id() -> str:
     """The id of the request that is worked on; "" outside of one."""
     return str(structlog.contextvars.get_contextvars().get("request", ""))
-
-
-def bind_job(fields: Mapping[str, str], **more: str) -> None:
-    """Have all that is logged from here on name the job with these fields, and the request that submitted it."""
-    structlog.contextvars.bind_contextvars(job=fields["id"], request=fields.get("request_id", ""), **more)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import stamina
@@ -18,6 +19,7 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from shared import telemetry
 from shared.contracts import JobFailure
 from shared.dispatch import Dispatcher
 from shared.errors import (
@@ -70,13 +72,12 @@ class Attempts:
         if take.attempt is None:
             return take.refusal or "none"
         self.current = take.attempt
-        structlog.contextvars.bind_contextvars(job=take.attempt.job_id, item=take.attempt.item)
-        try:
-            with Lease(self._jobs, take.attempt, self._is_stopping) as lease:
-                self._see_through(lease)
-        finally:
-            self.current = None
-            structlog.contextvars.unbind_contextvars("job", "item")
+        with _told_of(take.attempt):
+            try:
+                with Lease(self._jobs, take.attempt, self._is_stopping) as lease:
+                    self._see_through(lease)
+            finally:
+                self.current = None
         return "done"
 
     def _see_through(self, lease: Lease) -> None:
@@ -131,6 +132,19 @@ class Attempts:
             patiently(lambda: self._tasks.fail(attempt, failure, is_held=False))
 
         follow_loss(attempt.job_id, attempt.item, returned, reason, self._jobs, self._dispatcher, fail)
+
+
+@contextmanager
+def _told_of(attempt: Attempt) -> Iterator[None]:
+    """Have log lines and spans say which job it is, which item of it, and which request submitted it."""
+    names = {"job": attempt.job_id, "item": attempt.item, "request": attempt.request_id}
+    marks = {f"riffarm.{name}": value for name, value in names.items()}
+    kind = {"b": "batch", "c": "chunk", "d": "deliver"}[attempt.item[0]]
+    with (
+        structlog.contextvars.bound_contextvars(**names),
+        telemetry.span(kind, marks, parent=attempt.traceparent, kind="consumer"),
+    ):
+        yield
 
 
 def patiently(

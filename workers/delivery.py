@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import soundfile
 from PIL import Image
 
+from shared import telemetry
 from shared.audio_source import open_audio
 from shared.catalogue import UPLOAD_PREFIX
 from shared.contracts import ClipRequest, ConvertRequest
@@ -166,7 +167,8 @@ class Delivery:
         self._jobs.warn(self._job_id, sentence)
 
     def _upload(self, path: Path, media_type: str, duration_s: float) -> dict[str, object]:
-        self._objects.put_file(output_key(self._job_id, path.name), path, media_type)
+        with telemetry.span("upload", {"riffarm.name": path.name}):
+            self._objects.put_file(output_key(self._job_id, path.name), path, media_type)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return {

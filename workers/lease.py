@@ -7,6 +7,7 @@ another, and a lost one's is, after one lease. Leaves out what a lease is (`shar
 from __future__ import annotations
 
 import threading
+from contextvars import copy_context
 from types import TracebackType
 from typing import Final, Self
 
@@ -34,7 +35,7 @@ class Lease:
         self._every_s = every_s
         self._newest = Renewal(is_held=True, status="running", is_draining=False)
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._renew,), name="lease", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -31,6 +31,7 @@ from shared.job_store import JobStore
 from shared.logs import configure_logs
 from shared.object_store import object_store_from_url
 from shared.settings import settings_from_environment
+from shared.telemetry import configure_traces
 from workers import stopping
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def _set_up_logs(**_: Any) -> None:
 @worker_process_init.connect
 def _start_child(**_: Any) -> None:
     _set_up_logs()
+    configure_traces(os.environ[_NAME], settings.traces_url)
     try:
         _children.append(_Child())
     except Exception:

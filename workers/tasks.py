@@ -19,6 +19,7 @@ import soundfile
 import structlog
 from PIL import Image
 
+from shared import telemetry
 from shared.contracts import JobFailure, RemixRequest
 from shared.dispatch import Dispatcher, needed_frames, plan_from_texts
 from shared.endings import fail_job, follow_up_end
@@ -146,14 +147,15 @@ class Tasks:
         recorder = Recorder(self._jobs, lease.attempt)
 
         def store(index: int, image: Image.Image, seconds: float) -> None:
-            self._objects.put(frame_key(names[index]), _png(image, plan), "image/png")
+            with telemetry.span("upload", {"riffarm.frame": numbers[index]}):
+                self._objects.put(frame_key(names[index]), _png(image, plan), "image/png")
             record = {"s": round(seconds, 3), "memory_mb": pipeline.memory_mb, "worker": self._worker}
             first, *equal = missing[names[index]]
             recorder.add({first: record | {"reused": False}} | {one: {"reused": True} for one in equal})
             log.info("frame rendered", frame=first, **record)
 
         # Stored while the next ones are denoised: a device that renders has nothing to wait for.
-        with ThreadPoolExecutor(_UPLOADS) as uploads:
+        with telemetry.span("render", {"riffarm.frames": len(frames)}), ThreadPoolExecutor(_UPLOADS) as uploads:
             stored: list[Future[None]] = []
             pipeline.render(
                 frames,

@@ -12,7 +12,7 @@ import httpx
 import redis
 import uvicorn
 
-from api.main import GatewayServer, create_app
+from api.main import GatewayServer, create_app, server_options
 from shared.job_store import Attempt, JobStore
 from shared.settings import Settings
 from tests.conftest import Valkey, free_port, wait_until
@@ -56,7 +56,7 @@ def recorded(settings: Settings) -> list[Path]:
 @contextmanager
 def served(settings: Settings) -> Iterator[str]:
     """A gateway that listens, as streams need: its address."""
-    config = uvicorn.Config(create_app(settings), port=free_port(), log_config=None)
+    config = uvicorn.Config(create_app(settings), port=free_port(), **server_options())
     server = GatewayServer(config)
     thread = threading.Thread(target=server.run)
     thread.start()
