@@ -191,8 +191,8 @@ def _checked(request: Any, served: Served) -> dict[str, Any]:
 
 
 def _sentence(error: ValidationError, request: Mapping[str, Any]) -> str:
-    """The first thing that is wrong with a request."""
-    found = error.errors(include_url=False)[0]
+    """The first thing that is wrong with a request; an unknown name rather than the one that is missing for it."""
+    found = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     kind = str(request["type"])
     if found["type"].startswith("union_tag"):
         return f"type: {kind!r} is none; allowed: {', '.join(_MODELS)}"
