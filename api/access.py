@@ -6,6 +6,7 @@ Owns the dependencies that routes take. Leaves out what every request meets befo
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
@@ -108,12 +109,16 @@ class Access:
             return True
         return record is not None and record.state == "active"
 
-    async def counted(self, caller: Caller) -> tuple[Standing, Room]:
-        """Count a request; how the caller stands then, and what it may add. Raises QueueUnavailableError."""
+    async def standing(self, caller: Caller) -> Standing:
+        """Count a request; how the caller stands then. Raises QueueUnavailableError."""
+        number = await self._meter.count(caller.tenant)
+        return Standing.now(number, self._limits[caller.is_limited].requests_per_minute)
+
+    async def room(self, caller: Caller) -> Room:
+        """What the caller may add to the farm. Raises QueueUnavailableError."""
         limits = self._limits[caller.is_limited]
-        number, load = await self._meter.count(caller.tenant)
         quota = Quota(self._settings.max_queued_jobs, limits.jobs, 1_000 * limits.audio_s)
-        return Standing.now(number, limits.requests_per_minute), Room(quota, load, limits.upload_bytes)
+        return Room(quota, await self._meter.load(caller.tenant), limits.upload_bytes)
 
     def _is_operators(self, text: str) -> bool:
         key = self._settings.gateway_key
@@ -151,13 +156,21 @@ async def admitted(request: Request, scope: Scope) -> Jobs:
     state: Any = request.state
     if not hasattr(state, "caller"):
         state.caller = await access.caller(request)
-    if not hasattr(state, "room"):
-        standing, state.room = await access.counted(state.caller)
-        state.answer_headers = standing.headers()
-        standing.check()
+    if not hasattr(state, "answer_headers"):
+        await _count(access, state, scope)
     if scope not in state.caller.scopes:
         raise ForbiddenError(f"This key lacks the scope '{scope}'.")
     return jobs.of(state.caller.tenant, state.room)
+
+
+async def _count(access: Access, state: Any, scope: Scope) -> None:
+    if scope == "submit":
+        # At the same time they take no longer than one of them.
+        standing, state.room = await asyncio.gather(access.standing(state.caller), access.room(state.caller))
+    else:
+        standing, state.room = await access.standing(state.caller), None
+    state.answer_headers = standing.headers()
+    standing.check()
 
 
 def _as_seen_by(scope: Scope) -> Callable[..., Awaitable[Jobs]]:

@@ -12,30 +12,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final, cast
 
 import redis.asyncio
 import structlog
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
-from api.keys import ANY_KEYS, KEPT_S, KeyRecord, redis_key
+from api.keys import ANY_KEYS, KEPT_S, KeyRecord, copy_from_text, is_fresh, redis_key, text_from_copy
 from api.together import Together
 from shared.errors import ObjectNotFoundError, QueueUnavailableError, TransientError
 from shared.object_store import ObjectStore, has_keys, key_record_key
 from shared.redis_connection import reachable
 
 log = structlog.get_logger()
-FRESH_S: Final = 60
-"""A copy that is older is compared with storage."""
 _UNKNOWN: Final = ""
 _UNKNOWN_S: Final = 10
 _LOOKUPS_AT_A_TIME: Final = 8
 _TRY_AGAIN_S: Final = 5.0
 # Writes a copy unless it was changed since it was read: who revoked the key meanwhile has the last word.
 _KEEP: Final = """
-local now = redis.call('GET', KEYS[1])
-if (now or '') ~= ARGV[1] then return now end
+local now = redis.call('GET', KEYS[1]) or ''
+if now ~= ARGV[1] then return now end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 return ARGV[2]
 """
@@ -63,11 +61,12 @@ class KeyRing:
         return await self._known(ANY_KEYS) != "none"
 
     async def _known(self, key: str) -> str:
-        text, seconds_left = await self._copies(key)
-        if text is None:
+        copy = await self._copies(key)
+        if copy is None:
             return await asyncio.shield(self._lookup(key))
-        if text != _UNKNOWN and seconds_left < KEPT_S - FRESH_S and key not in self._refreshes:
-            self._refreshes[key] = asyncio.create_task(self._refresh(key, text))
+        text = text_from_copy(copy)
+        if text != _UNKNOWN and not is_fresh(copy) and key not in self._refreshes:
+            self._refreshes[key] = asyncio.create_task(self._refresh(key, copy))
         return text
 
     async def _refresh(self, key: str, before: str) -> None:
@@ -80,21 +79,16 @@ class KeyRing:
         finally:
             del self._refreshes[key]
 
-    async def _read_copies(self, wanted: Mapping[str, int]) -> dict[str, list[tuple[str | None, int]]]:
+    async def _read_copies(self, wanted: Mapping[str, int]) -> dict[str, list[str | None]]:
         with reachable():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for key in wanted:
-                    pipe.get(key)
-                    pipe.ttl(key)
-                answers: list[Any] = await pipe.execute()
-        copies = zip(answers[::2], answers[1::2], strict=True)
+            copies = cast("list[str | None]", await self._redis.mget([*wanted]))
         return {key: [copy] * count for (key, count), copy in zip(wanted.items(), copies, strict=True)}
 
     def _lookup(self, key: str) -> asyncio.Task[str]:
         """Ask storage for what Redis does not know; once for all who want it."""
         task = self._lookups.get(key)
         if task is None:
-            task = self._lookups[key] = asyncio.create_task(self._looked_up(key, _UNKNOWN))
+            task = self._lookups[key] = asyncio.create_task(self._looked_up(key, ""))
             task.add_done_callback(lambda done: self._end_lookup(key, done))
         return task
 
@@ -109,8 +103,8 @@ class KeyRing:
             text = await run_in_threadpool(self._stored, key)
         try:
             with reachable():
-                kept = await self._keep(keys=[key], args=[before, text, KEPT_S if text else _UNKNOWN_S])
-                return str(kept or _UNKNOWN)
+                args = [before, copy_from_text(text), KEPT_S if text else _UNKNOWN_S]
+                return text_from_copy(await self._keep(keys=[key], args=args))
         except QueueUnavailableError:
             # It answered just now, so it is full: storage's word counts as it is.
             return text

@@ -32,6 +32,8 @@ Scope = Literal["submit", "read", "admin"]
 KeyState = Literal["active", "expired", "revoked"]
 KEPT_S: Final = 86_400
 """A record in Redis serves so long when storage does not answer."""
+FRESH_S: Final = 60
+"""A copy in Redis that is older is compared with storage."""
 ANY_KEYS: Final = f"{PREFIX}keys"
 """Redis' copy of whether there is any key at all: "some" or "none"."""
 _TEXT: Final = re.compile(r"rf_([0-9a-f]{20})_[0-9a-f]{64}")
@@ -90,6 +92,21 @@ def key_id_from_text(text: str) -> str | None:
 def redis_key(key_id: str) -> str:
     """Where Redis holds its copy of a key's record."""
     return f"{PREFIX}key:{key_id}"
+
+
+def copy_from_text(text: str) -> str:
+    """What Redis holds of a text in storage: when it was read, and the text."""
+    return f"{time.time():.0f} {text}"
+
+
+def text_from_copy(copy: str) -> str:
+    """The text alone."""
+    return copy.partition(" ")[2]
+
+
+def is_fresh(copy: str) -> bool:
+    """Whether a copy was read a short while ago, be it by another's clock."""
+    return abs(time.time() - float(copy.partition(" ")[0])) < FRESH_S
 
 
 class Keys:
@@ -162,9 +179,8 @@ class Keys:
         self._objects.put(key_record_key(record.id), text.encode(), "application/json")
         try:
             with reachable():
-                self._redis.mset({redis_key(record.id): text, ANY_KEYS: "some"})
-                self._redis.expire(redis_key(record.id), KEPT_S)
-                self._redis.expire(ANY_KEYS, KEPT_S)
+                self._redis.set(redis_key(record.id), copy_from_text(text), ex=KEPT_S)
+                self._redis.set(ANY_KEYS, copy_from_text("some"), ex=KEPT_S)
                 self._make_durable()
         except QueueUnavailableError:
             return False

@@ -17,8 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from api.key_ring import FRESH_S
-from api.keys import Changed, KeyRecord, Keys, Scope
+from api.keys import FRESH_S, Changed, KeyRecord, Keys, Scope
 from shared.errors import RequestError, RiffarmError
 from shared.object_store import object_store_from_url
 from shared.redis_connection import redis_from_url

@@ -25,6 +25,7 @@ from shared.settings import Settings
 
 _WINDOW_S: Final = 60
 _POLICY: Final = "requests"
+_TENANTS_AT_A_TIME: Final = 16
 
 
 class Limits(NamedTuple):
@@ -54,14 +55,6 @@ def limits_from_settings(settings: Settings, *, has_key: bool) -> Limits:
     return Limits(*(own or usual for own, usual in zip(wanted, default, strict=True)))
 
 
-class Counted(NamedTuple):
-    """How a tenant stands with one more request: its number within the minute, None where Redis is too full to count,
-    and what of the tenant has not ended."""
-
-    number: int | None
-    load: Load
-
-
 class Meter:
     """Counts the requests of all tenants, with `limits` on Redis; what comes at once is counted at once."""
 
@@ -73,37 +66,47 @@ class Meter:
             "async+redis://", implementation="redispy", key_prefix=f"{PREFIX}requests", connection_pool=pool
         )
         self._count = Together(self._counted)
+        self._read_load = Together(self._loads)
+        self._turns = asyncio.Semaphore(_TENANTS_AT_A_TIME)
 
-    async def count(self, tenant: str) -> Counted:
-        """Count one request. Raises QueueUnavailableError."""
+    async def count(self, tenant: str) -> int | None:
+        """Count one request: its number within the minute, None where Redis is too full to count.
+
+        Raises QueueUnavailableError.
+        """
         return await self._count(tenant)
 
-    async def _counted(self, wanted: Mapping[str, int]) -> dict[str, list[Counted]]:
+    async def load(self, tenant: str) -> Load:
+        """What of a tenant, and of the farm, has not ended. Raises QueueUnavailableError."""
+        return await self._read_load(tenant)
+
+    async def _counted(self, wanted: Mapping[str, int]) -> dict[str, list[int | None]]:
         with reachable():
-            counts = [self._requests(tenant, more) for tenant, more in wanted.items()]
-            loads, last = await asyncio.gather(self._loads([*wanted]), asyncio.gather(*counts))
-        return {
-            tenant: [Counted(number, load) for number in _numbers(end, more)]
-            for (tenant, more), load, end in zip(wanted.items(), loads, last, strict=True)
-        }
+            last = await asyncio.gather(*(self._requests(tenant, more) for tenant, more in wanted.items()))
+        return {tenant: _numbers(end, more) for (tenant, more), end in zip(wanted.items(), last, strict=True)}
 
     async def _requests(self, tenant: str, more: int) -> int | None:
         # A window of its own for each minute of the clock: when it ends is known without asking.
         item = RateLimitItemPerMinute(1)
         try:
-            return await self._storage.incr(item.key_for(tenant, str(_minute())), _WINDOW_S, more)
+            async with self._turns:
+                return await self._storage.incr(item.key_for(tenant, str(_minute())), _WINDOW_S, more)
         except ResponseError:
             # Full, it still answers what it knows: reading and canceling go on, uncounted.
             return None
 
-    async def _loads(self, tenants: list[str]) -> list[Load]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.scard(f"{PREFIX}jobs:active")
-            for tenant in tenants:
-                pipe.zcard(f"{PREFIX}jobs:live:{tenant}")
-            pipe.hmget(f"{PREFIX}audio", tenants)
-            farm_jobs, *jobs, audio_ms = await pipe.execute()
-        return [Load(farm_jobs, own, int(ms or 0)) for own, ms in zip(jobs, audio_ms, strict=True)]
+    async def _loads(self, wanted: Mapping[str, int]) -> dict[str, list[Load]]:
+        with reachable():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.scard(f"{PREFIX}jobs:active")
+                for tenant in wanted:
+                    pipe.zcard(f"{PREFIX}jobs:live:{tenant}")
+                pipe.hmget(f"{PREFIX}audio", [*wanted])
+                farm_jobs, *jobs, audio_ms = await pipe.execute()
+        return {
+            tenant: [Load(farm_jobs, own, int(ms or 0))] * count
+            for (tenant, count), own, ms in zip(wanted.items(), jobs, audio_ms, strict=True)
+        }
 
 
 def _now_s() -> float:
