@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 # One thread for each process: the tests start several, and oversubscribed cores are an order of magnitude slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo up test test-faults check bench bench-sound bench-render bench-farm gallery lock clean
+.PHONY: help setup demo up test test-faults test-fuzz openapi check bench bench-sound bench-render bench-farm gallery lock clean
 
 help:            ## Show what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,12 @@ test: check      ## Check and run all tests but those that need a GPU
 
 test-faults: setup  ## Kill, freeze, cut off and fill every part of a farm: 200 random kills and more, ten minutes
 	RIFFARM_FAULT_KILLS=200 $(BIN)/python -m pytest -m 'not gpu' tests/faults
+
+test-fuzz: setup  ## Draw 20,000 requests from the OpenAPI document and send them to a live farm; a quarter of an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
+
+openapi: setup   ## Write docs/openapi.json and docs/api.md anew from the code
+	$(BIN)/python -m tests.contract
 
 check: setup     ## Style, types, the import rule, and locks in step with pyproject.toml
 	$(BIN)/ruff check .
