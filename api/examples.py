@@ -261,6 +261,8 @@ _PLAN: Final = {
     "chunks_total": 1,
     "duration_s": 5.12,
     "samples_total": 225_792,
+    "cost": {"render_s": 2.4, "sound_s": 0.6, "gpu_s": 0.0, "wait_s": 12.4, "unknown": {}},
+    "bytes": {"flac": 412_803, "mp3": 123_300},
     "warnings": [],
     "input": resolved(CLIP),
 }

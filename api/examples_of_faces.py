@@ -63,6 +63,8 @@ _OWN_ERRORS: Final = {
     "401": "The key is missing or wrong.",
     "403": "This key lacks the scope 'submit'.",
     "500": "The job cannot be rendered.",
+    "413": "At most 1000000 bytes are taken here.",
+    "429": "Too many requests; try again in 12 s.",
     "503": "Not done within 60 s; ask again, what is rendered by then is kept.",
 }
 OF_FACES: Final = {
@@ -89,6 +91,7 @@ OF_FACES: Final = {
     "replicate_list_versions": Examples(responses={"200": {"previous": None, "next": None, "results": [_VERSION]}}),
     "replicate_read_version": Examples(responses={"200": _VERSION}),
     "replicate_create_file": Examples(responses={"201": _FILE}),
+    "replicate_list_files": Examples(responses={"200": {"previous": None, "next": None, "results": [_FILE]}}),
     "replicate_read_file": Examples(responses={"200": _FILE}),
     "replicate_follow_prediction": Examples(
         responses={"200": "event: logs\nid: 1772366400210-0\ndata: Using seed: 42\n\nevent: done\ndata: {}\n\n"}

@@ -381,7 +381,7 @@ class PlanSummary(_Contract):
     chunks_total: int = Field(description="Pieces of sound, of about a minute.")
     duration_s: float = Field(description="Length of the sound in seconds, of all variations together.")
     samples_total: int = Field(description="Samples of all parts; 0 for a conversion, whose length its source has.")
-    cost: Cost
+    cost: Cost = Field(description="What it would take of the farm.")
     bytes: dict[Format, int] | None = Field(
         description="About how large the files of each format are together; null for a conversion: its source decides."
     )
