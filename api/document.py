@@ -168,6 +168,8 @@ def _add_headers(operation: dict[str, Any]) -> None:
 
 def _add_examples(operation: dict[str, Any]) -> None:
     for parameter in operation["parameters"]:
+        if parameter.get("in") == "header":
+            parameter["name"] = parameter["name"].title().replace("Event-Id", "Event-ID")
         words, example = PARAMETERS.get(parameter.get("name", "").lower(), (None, None))
         if words is not None:
             parameter.setdefault("description", words)

@@ -45,11 +45,13 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     for path, method, operation in found:
         link = f"[`{method.upper()} {path}`](#{operation['operationId']})"
         yield f"| {link} | {operation['summary']} | {_scope(operation)} |"
+    # Forms whose example was given: it is not given again with each call that answers it.
+    shown: set[str] = set()
     for name, tag in grouped.items():
         yield f"\n## {name.capitalize()}\n\n{tag['description']}"
         for path, method, operation in found:
             if name in operation["tags"]:
-                yield from _operation(path, method, operation)
+                yield from _operation(path, method, operation, shown)
     yield from _schemas(document)
     yield from _problems()
 
@@ -59,7 +61,7 @@ def _scope(operation: Operation) -> str:
     return ", ".join(f"`{scope}`" for scope in scopes) or ("a key" if operation.get("security") else "none")
 
 
-def _operation(path: str, method: str, operation: Operation) -> Iterator[str]:
+def _operation(path: str, method: str, operation: Operation, shown: set[str]) -> Iterator[str]:
     yield f'\n### <a id="{operation["operationId"]}"></a>{operation["summary"]}\n'
     yield f"`{method.upper()} {path}`\n"
     yield operation.get("description", "").strip() + "\n"
@@ -75,14 +77,14 @@ def _operation(path: str, method: str, operation: Operation) -> Iterator[str]:
     for media_type, content in body.items():
         yield f"Body, `{media_type}`: {kind(content.get('schema', {}))}.\n"
     yield "```sh\n" + _curl(path, method, operation) + "\n```\n"
-    yield from _answers(operation)
+    yield from _answers(operation, shown)
 
 
 def _default(schema: dict[str, Any]) -> str:
     return f"`{json.dumps(schema['default'])}`" if schema.get("default") not in (None, "") else ""
 
 
-def _answers(operation: Operation) -> Iterator[str]:
+def _answers(operation: Operation, shown: set[str]) -> Iterator[str]:
     problems: list[str] = []
     for status, response in operation["responses"].items():
         problems += response.get(CODES, ())
@@ -92,11 +94,13 @@ def _answers(operation: Operation) -> Iterator[str]:
         kinds = " or ".join(f"`{one}`{_of(content)}" for one, content in own.items()) or "no body"
         headers = [name for name in response.get("headers", {}) if not name.startswith(("RateLimit", "X-Request"))]
         named = f" Headers: {', '.join(f'`{name}`' for name in headers)}." if headers else ""
-        words = response["description"].partition("`")[0].strip() or "The answer."
-        yield f"**{status}** {kinds}. {words}{named}\n"
-        for media_type, content in own.items():
-            if "example" in content:
-                yield _example(media_type, content["example"])
+        words = response["description"].partition("`")[0].strip().removeprefix("Successful Response")
+        yield " ".join(f"**{status}** {kinds}. {words}{named}".split()) + "\n"
+        for content in own.values():
+            form = name_of(content.get("schema", {})) or operation["operationId"]
+            if "example" in content and (form not in shown or operation["operationId"] == "read_job"):
+                shown.add(form)
+                yield _example(content["example"])
     if FACES.isdisjoint(operation["tags"]):
         special = [code for code in problems if code not in COMMON | KEYED | BODIED]
         rest = ["those of every request"]
@@ -111,7 +115,7 @@ def _of(content: dict[str, Any]) -> str:
     return f" {kind(schema)}" if name_of(schema) or "oneOf" in schema or "anyOf" in schema else ""
 
 
-def _example(media_type: str, example: Any) -> str:
+def _example(example: Any) -> str:
     if isinstance(example, str):
         return f"```\n{example.rstrip()}\n```\n"
     return f"```json\n{json.dumps(example, indent=2, ensure_ascii=False)}\n```\n"

@@ -57,10 +57,15 @@ def _plain(schema: dict[str, Any]) -> str:
 def _limits(schema: dict[str, Any]) -> Iterator[str]:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
-        yield f"{low:,}..{high:,}"
+        yield f"{_number(low)}..{_number(high)}"
     for key, sign in _SIGNS.items():
         if key in schema and not (low is not None and high is not None and key in ("minimum", "maximum")):
-            yield sign.format(_FORMATS.get(schema[key], schema[key]))
+            yield sign.format(_FORMATS.get(schema[key]) or _number(schema[key]))
+
+
+def _number(value: Any) -> str:
+    """Whole numbers as such: the document has all limits as floats."""
+    return f"{int(value):,}" if isinstance(value, int | float) and value == int(value) else str(value)
 
 
 def table(schema: dict[str, Any]) -> Iterator[str]:
