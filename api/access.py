@@ -90,14 +90,15 @@ class Access:
             return OPERATOR
         if caller := await self._caller_from_key(text):
             return caller
-        if await self.has_keys():
+        if await self.needs_key():
             raise AccessDeniedError
-        self._refuse_others(request)
+        _refuse_others(request)
         return ANYBODY
 
-    async def has_keys(self) -> bool:
-        """Whether strangers need a key. Raises QueueUnavailableError and StorageUnavailableError."""
-        return self._settings.gateway_key is not None or await self._keys.has_any()
+    async def needs_key(self) -> bool:
+        """Whether callers need a key: where there is any, and where others could call. Raises as `caller`."""
+        is_open = self._settings.gateway_key is None and is_loopback(self._settings.host)
+        return not is_open or await self._keys.has_any()
 
     async def is_still_in(self, caller: Caller) -> bool:
         """Whether a caller's key still lets it in; not known to be otherwise."""
@@ -134,15 +135,15 @@ class Access:
             raise AccessDeniedError(f"This key is {record.state}.")
         return Caller(record.tenant, frozenset(record.scopes), record.id)
 
-    def _refuse_others(self, request: Request) -> None:
-        """A farm without a key serves this machine alone, and no page of another site in a browser on it."""
-        # Any page can send a form to us, or point its own name at us.
-        origin, host = request.headers.get("origin"), request.headers.get("host", "")
-        names_us = _is_of_loopback(f"//{host}") and (not origin or _is_of_loopback(origin))
-        if not names_us or not is_loopback(self._settings.host):
-            raise AccessDeniedError(
-                "A farm without a key serves its own machine alone; make a key with: riffarm keys create"
-            )
+
+def _refuse_others(request: Request) -> None:
+    """A farm without a key serves this machine alone, and no page of another site in a browser on it."""
+    # Any page can send a form to us, or point its own name at us.
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if not _is_of_loopback(f"//{host}") or (origin and not _is_of_loopback(origin)):
+        raise AccessDeniedError(
+            "A farm without a key serves its own machine alone; make a key with: riffarm keys create"
+        )
 
 
 async def admitted(request: Request, scope: Scope) -> Jobs:

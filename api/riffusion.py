@@ -172,7 +172,7 @@ async def _farm(request: Request) -> Jobs:
     jobs: Jobs = request.app.state.jobs
     access: Access = request.app.state.access
     tenant = jobs.settings.riffusion_tenant
-    if not await access.has_keys():
+    if not await access.needs_key():
         request.state.caller = replace(ANYBODY, tenant=tenant or ANYBODY.tenant, scopes=frozenset({"submit"}))
     elif tenant and "authorization" not in request.headers:
         request.state.caller = Caller(tenant, frozenset({"submit"}))
