@@ -74,6 +74,8 @@ def _check_redis(farm: Farm) -> None:
         assert not farm.redis.exists(f"riffarm:jobs:{name}"), name
     backlog = cast("dict[str, str]", farm.redis.hgetall("riffarm:backlog"))
     assert {queue: items for queue, items in backlog.items() if items != "0"} == {}
+    # Nobody's limits are used up by what has ended.
+    assert farm.redis.hgetall("riffarm:audio") == {}
     assert [*farm.redis.scan_iter("riffarm:queue:*")] == []
 
 
