@@ -14,8 +14,8 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
-from dataclasses import asdict
-from typing import Any
+from dataclasses import fields as fields_of
+from typing import Any, Final
 
 from api.job_lists import Wanted, find
 from api.planning import Planner
@@ -41,11 +41,13 @@ from shared.job_view import JobView
 from shared.logs import request_id
 from shared.manifests import manifest
 from shared.object_store import ObjectStore, job_paused_key, job_prefix, job_result_key, job_retry_key
-from shared.plan import Conversion, Plan, ResolvedRequest
+from shared.plan import Conversion, Plan, ResolvedRequest, Sources
 from shared.quotas import Quota, Room, audio_ms_from_s
 from shared.settings import Settings
 from shared.uploads import TenantUploads
 from shared.webhook_urls import WebhookRules
+
+_SOURCES: Final = [field.name for field in fields_of(Sources)]
 
 
 class Jobs:
@@ -124,7 +126,7 @@ class Jobs:
         told["traceparent"] = telemetry.traceparent()
         fields |= {name: said for name, said in told.items() if said}
         fields |= webhook_field(plan.request.webhook, WebhookRules.from_settings(self.settings))
-        return Draft(job_id, fields, plan.warnings)
+        return Draft(job_id, fields, plan.request, plan.warnings)
 
     def accept_many(self, drafts: Sequence[Draft]) -> list[Job | RiffarmError]:
         """As `accept` for many, each on its own: in their order the job, or what kept it away."""
@@ -167,7 +169,7 @@ class Jobs:
         """The new job without asking for it; as it is if somebody else had recorded it before."""
         if accepted.queue_position is None:
             return self.read(draft.id)
-        return self.view.new_job(draft.id, draft.fields, accepted.queue_position, draft.warnings)
+        return self.view.new_job(draft.request, draft.fields, draft.id, accepted.queue_position, draft.warnings)
 
     def fields(self, job_id: str) -> dict[str, str]:
         """All fields of one of the tenant's jobs. Raises NotFoundError, also for another tenant's."""
@@ -249,7 +251,7 @@ def fields_of_plan(plan: Plan | Conversion, created_ms: int, window: int) -> dic
         "type": request.type,
         "created_ms": created_ms,
         "input": request.model_dump_json(),
-        "sources": json.dumps(asdict(plan.sources)),
+        "sources": json.dumps({name: getattr(plan.sources, name) for name in _SOURCES}),
         "labels": json.dumps(request.labels),
         "frames_total": plan.frames_total,
         "batches_total": plan.batches_total,

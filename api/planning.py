@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Final
 
 from api.lengths import wrong_lengths
-from shared.catalogue import ModelEntry, seed_images
+from shared.catalogue import ModelDefaults, ModelEntry, seed_images
 from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, RemixRequest, TrackRequest, Webhook
 from shared.errors import FieldError, InvalidRequestError
 from shared.plan import Conversion, Plan, RenderRequest, ResolvedRequest, Sources
@@ -23,6 +23,7 @@ from shared.webhook_urls import WebhookRules
 
 _GRID: Final = SpectrogramParams()
 _MIN_REMIX_S: Final = 0.1
+_DEFAULTS: Final = [field.name for field in fields(ModelDefaults)]
 _FEW_KEYFRAMES: Final = 16
 _MIN_PIXELS: Final = 64
 """Rows and columns below which a picture shows no spectrogram."""
@@ -66,7 +67,7 @@ class Planner:
         if request.model not in self.models:
             raise InvalidRequestError(FieldError("model", "unknown model", request.model, [*self.models]))
         model = self.models[request.model]
-        own = {name: value for name, value in asdict(model.defaults).items() if value is not None}
+        own = {name: value for name in _DEFAULTS if (value := getattr(model.defaults, name)) is not None}
         sources = replace(self._sources(request), model_revision=model.revision, defaults=own, grid=model.grid)
         plan = Plan(resolve(request, sources, lambda: secrets.randbelow(2**32)), sources)
         if errors := [*wrong_lengths(plan)]:

@@ -18,6 +18,7 @@ from shared.errors import QueueUnavailableError, RiffarmError
 from shared.job_store import Accepted, JobStore
 from shared.manifests import delete_manifest, put_manifests
 from shared.object_store import ObjectStore
+from shared.plan import ResolvedRequest
 from shared.quotas import Quota
 
 _AT_ONCE: Final = 64
@@ -26,10 +27,12 @@ _UNDOERS: Final = 16
 
 
 class Draft(NamedTuple):
-    """A job that is planned and not yet recorded: its id, the fields it will have, what its client should read."""
+    """A job that is planned and not yet recorded: its id, the fields it will have, its request as resolved (which is
+    in the fields too, as text), what its client should read."""
 
     id: str
     fields: dict[str, Any]
+    request: ResolvedRequest
     warnings: Sequence[str] = ()
 
 

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, cast
 from urllib.parse import quote
 
@@ -29,10 +30,13 @@ from shared.contracts import (
 )
 from shared.job_store import new_fields
 from shared.object_store import ObjectStore, output_key
+from shared.plan import ResolvedRequest
 from shared.settings import Settings
 
 # What a stage's end adds to the fraction: rendering dominates, sound follows, files are quick.
 _SHARES: Final = {"render": 0.85, "sound": 0.13}
+_LONG: Final = 4_000
+"""Characters of a request too long to be kept."""
 _PREVIEWS: Final = 8
 """Frames under way that a job shows; their pictures would outweigh all else it says."""
 
@@ -55,14 +59,21 @@ class JobView:
         """Where a job is read; what belongs to it is below."""
         return f"{self._base_url}/v1/jobs/{job_id}"
 
-    def new_job(self, job_id: str, fields: Mapping[str, object], queue_position: int, warnings: Sequence[str]) -> Job:
+    def new_job(
+        self,
+        request: ResolvedRequest,
+        fields: Mapping[str, object],
+        job_id: str,
+        queue_position: int,
+        warnings: Sequence[str],
+    ) -> Job:
         """The job that has just been recorded with these fields: what `job` says of it before anybody begins it."""
         texts = {name: str(value) for name, value in fields.items()}
         seen = {"queue_position": str(queue_position or ""), "warnings": json.dumps(sorted(warnings)), "previews": "[]"}
-        return self.job(new_fields() | texts | seen | {"id": job_id})
+        return self.job(new_fields() | texts | seen | {"id": job_id}, request)
 
-    def job(self, fields: dict[str, str]) -> Job:
-        """The job recorded in `fields` (`JobStore.read`)."""
+    def job(self, fields: dict[str, str], request: ResolvedRequest | None = None) -> Job:
+        """The job recorded in `fields` (`JobStore.read`); its request is read from there, unless it is known."""
         job_id = fields["id"]
         url = self.url(job_id)
         return Job.model_construct(
@@ -75,7 +86,7 @@ class JobView:
             finished_at=_time(fields.get("finished_ms")),
             progress=progress_from_fields(fields, time.time()),
             queue_position=int(fields["queue_position"]) if fields["queue_position"] else None,
-            input=JOB_REQUEST.validate_json(fields["input"]),
+            input=request or _request_from_json(fields["input"]),
             outputs=[self._output(job_id, output) for output in json.loads(fields.get("outputs", "[]"))],
             previews=_previews(fields),
             error=JobFailure(**json.loads(fields["error"])) if fields.get("error") else None,
@@ -95,6 +106,16 @@ class JobView:
             signature = output_signature(self._secret, job_id, name, expires_s)
             url = f"{self.url(job_id)}/outputs/{quote(name)}?expires={expires_s}&signature={signature}"
         return Output(**output, url=url, url_expires_at=datetime.fromtimestamp(expires_s, UTC))
+
+
+def _request_from_json(text: str) -> ResolvedRequest:
+    # Who follows a job reads it again and again.
+    return _kept_request(text) if len(text) < _LONG else JOB_REQUEST.validate_json(text)
+
+
+@lru_cache(maxsize=1_024)
+def _kept_request(text: str) -> ResolvedRequest:
+    return JOB_REQUEST.validate_json(text)
 
 
 def _time(ms: str | None) -> datetime | None:

@@ -168,9 +168,11 @@ class Plan:
 
     def _closed(self, length: Fraction) -> Fraction:
         """A loop's end is a column's: where whole frames come within one of it, they are made to end there."""
+        if not self.is_loop:
+            return length
         frames = max(1, round(self.part_columns / length))
         is_near = abs(frames * length - self.part_columns) < 1
-        return Fraction(self.part_columns, frames) if self.is_loop and is_near else length
+        return Fraction(self.part_columns, frames) if is_near else length
 
     @property
     def _spare(self) -> Fraction:

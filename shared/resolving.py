@@ -34,6 +34,8 @@ def resolve(request: RenderRequest, sources: Sources, draw_seed: Callable[[], in
     chosen = {name: getattr(request, name) or sources.defaults.get(name, usual) for name, usual in defaults.items()}
     if isinstance(request, RemixRequest):
         chosen["end_s"] = sources.source_s if request.end_s is None else request.end_s
+    if isinstance(request, ClipRequest) and request.end is None:
+        return request.model_copy(update={**chosen, "seed": draw_seed() if request.seed is None else request.seed})
     request = request.model_copy(update=chosen)
     if isinstance(request, ClipRequest):
         seed = draw_seed() if request.seed is None else request.seed
