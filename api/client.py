@@ -181,10 +181,14 @@ class Client:
     def upload(self, file: Path) -> str:
         """Upload a picture or audio; the id that a request's seed_image, mask_image or source takes.
 
-        Codes: body_too_large, unsupported_media_type, invalid_request (damaged), quota_exceeded; OSError for a file
-        that cannot be read.
+        Codes: body_too_large, unsupported_media_type, invalid_request (damaged), quota_exceeded; unreadable for a file
+        that is not there or may not be read.
         """
-        with file.open("rb") as content:
+        try:
+            content = file.open("rb")
+        except OSError as error:
+            raise FarmError(f"{file} cannot be read: {error.strerror}", "unreadable") from error
+        with content:
             answer = self._call("POST", "/v1/uploads", files={"content": (file.name, content)})
         return str(answer.json()["id"])
 

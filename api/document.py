@@ -126,7 +126,9 @@ def _complete_operation(operation: dict[str, Any]) -> None:
         _add_codes(responses, _KEYED if operation.get("security") else ())
     if operation["operationId"] in FILES:
         whole = responses["200"]
-        responses["206"] = {"description": "The range that was asked for.", "content": whole.get("content", {})}
+        several = {"multipart/byteranges": {"schema": {"type": "string", "format": "binary"}}}
+        content = {**whole.get("content", {}), **several}
+        responses["206"] = {"description": "The range that was asked for; several as parts.", "content": content}
         _add_codes(responses, ["range_not_satisfiable"])
         operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/Range"})
     for response in responses.values():

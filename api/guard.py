@@ -42,7 +42,7 @@ class RequestGuard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
-        self._methods: list[tuple[Any, frozenset[str]]] = []
+        self._methods: list[tuple[str, Any, frozenset[str]]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -135,8 +135,10 @@ class RequestGuard:
             for template, operations in scope["app"].openapi()["paths"].items():
                 methods = {name.upper() for name in operations} | {"OPTIONS"}
                 methods |= {"HEAD"} if "GET" in methods else set()
-                self._methods.append((compile_path(template)[0], frozenset(methods)))
-        found = [methods for pattern, methods in self._methods if pattern.match(scope["path"])]
+                self._methods.append((template, compile_path(template)[0], frozenset(methods)))
+        # Under a path that is written out stands nothing of those with a parameter in its place.
+        exact = [methods for template, _, methods in self._methods if template == scope["path"]]
+        found = exact or [methods for _, pattern, methods in self._methods if pattern.match(scope["path"])]
         return frozenset().union(*found)
 
 

@@ -18,12 +18,12 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
 from api.access import Reading, Submitting, WholeFarm, admitted
 from api.bodies import StrictRoute, quickly
 from api.estimates import bytes_of_files, cost
+from api.file_answers import FileAnswer
 from api.idempotency import Once, OncePerKey
 from api.intake import Jobs
 from api.job_lists import Wanted
@@ -225,13 +225,13 @@ async def read_job(request: Request, job_id: str, farm: Reading) -> Response:
 @router.head("/{job_id}/outputs/{name}", include_in_schema=False)
 @router.get(
     "/{job_id}/outputs/{name}",
-    response_class=FileResponse,
+    response_class=FileAnswer,
     responses=responses("url_expired", "not_found"),
     summary="Download an output kept on local disk",
 )
 def read_output(
     job_id: str, name: str, farm: WholeFarm, expires: int, signature: Annotated[str, Query(max_length=64)]
-) -> FileResponse:
+) -> FileAnswer:
     """A finished file; the signed URL in the job's `outputs` leads here. Takes ranges, so a browser can seek."""
     store = farm.object_store
     wanted = output_signature(farm.settings.secret.get_secret_value(), job_id, name, expires)
@@ -240,7 +240,7 @@ def read_output(
     if not isinstance(store, LocalDiskStore) or not store.exists(output_key(job_id, name)):
         raise NotFoundError(f"The output {name} is not there any more.")
     outputs = {one["name"]: one for one in json.loads(farm.job_store.read(job_id).get("outputs", "[]"))}
-    return FileResponse(
+    return FileAnswer(
         store.path(output_key(job_id, name)),
         media_type=outputs[name]["media_type"] if name in outputs else None,
         filename=name,

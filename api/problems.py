@@ -18,7 +18,6 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
 
 from api.bodies import Repeated
 from shared.contracts import (
@@ -86,9 +85,7 @@ PROBLEMS: Final = {
         Problem(
             "idempotency_in_flight", 409, "The first such request is not answered yet", "Send it again a little later."
         ),
-        Problem(
-            "idempotency_mismatch", 422, "The key is another request's", "Send a new key with a new request."
-        ),
+        Problem("idempotency_mismatch", 422, "The key is another request's", "Send a new key with a new request."),
         Problem("invalid_request", 422, "A field is not right", "See 'errors' for each field and what is allowed."),
         Problem("rate_limited", 429, "Too many requests", "Wait as long as 'Retry-After' says."),
         Problem("quota_exceeded", 429, "You have as much as you may", "Try again when some jobs have ended."),
@@ -190,8 +187,6 @@ def install_problems(app: FastAPI) -> None:
         is_own = error.detail != http.HTTPStatus(error.status_code).phrase
         response = problem_response(request, code, error.detail if is_own else None)
         response.headers.update(error.headers or {})
-        if code == "method_not_allowed":
-            response.headers["Allow"] = ", ".join(_methods_of(request))
         return response
 
     @app.exception_handler(ClientDisconnect)
@@ -203,12 +198,6 @@ def install_problems(app: FastAPI) -> None:
     async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
         log.error("unexpected error", exc_info=error)
         return problem_response(request, "internal_error")
-
-
-def _methods_of(request: Request) -> list[str]:
-    """All methods that a path takes; the framework names those of the first route with this path."""
-    found = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in found for method in getattr(route, "methods", None) or ()})
 
 
 Wrong = tuple[str, str, Sequence[FieldError]]

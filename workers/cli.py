@@ -7,6 +7,7 @@ runs, since torch takes seconds to load.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -18,6 +19,7 @@ from rich.progress import Progress
 from shared.contracts import LOUDNESS_LUFS, Quality
 
 commands = typer.Typer()
+AsJson = Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")]
 
 BUILT_IN_MODEL: Final = Path(__file__).parent / "models" / "riffarm-mini"
 REPORT_FOLDER: Final = Path(__file__).parents[1] / "docs" / "model"
@@ -28,6 +30,7 @@ OTHER_REPORT_FOLDER: Final = Path("out") / "evaluation"
 @commands.command()
 def train(
     model: Annotated[Path, typer.Option(help="Where the finished model goes.")] = TRAINING_FOLDER / "riffarm-mini",
+    as_json: AsJson = False,
 ) -> None:
     """Make the built-in model anew, on CUDA if there is any; goes on from where it was stopped."""
     from workers.training.loop import device
@@ -37,7 +40,12 @@ def train(
     kind = device().type
     typer.echo(f"Training on {kind}; clips, checkpoints and the log are kept in {TRAINING_FOLDER}.", err=True)
     make_model(RECIPES[kind], TRAINING_FOLDER, model)
-    typer.echo(str(model))
+    _tell([model], as_json=as_json)
+
+
+def _tell(paths: Iterable[Path], *, as_json: bool) -> None:
+    """Print what was written: a path on each line, or all in one JSON object."""
+    typer.echo(json.dumps({"files": [str(path) for path in paths]}) if as_json else "\n".join(map(str, paths)))
 
 
 @commands.command()
@@ -74,6 +82,7 @@ def _summary(figures: dict[str, Any]) -> str:
 def seed_image(
     names: Annotated[list[str] | None, typer.Argument(help="Which; all, with their index, when left out.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("out") / "seed_images",
+    as_json: AsJson = False,
 ) -> None:
     """Draw the built-in seed images anew."""
     from workers.seed_images import PATTERNS, write_seed_images
@@ -81,8 +90,7 @@ def seed_image(
     unknown = [name for name in names or () if name not in PATTERNS]
     if unknown:
         raise typer.BadParameter(f"no such seed image: {', '.join(unknown)}; there are {', '.join(PATTERNS)}")
-    for path in write_seed_images(folder, names or tuple(PATTERNS)):
-        typer.echo(str(path))
+    _tell(write_seed_images(folder, names or tuple(PATTERNS)), as_json=as_json)
 
 
 @commands.command()
@@ -94,6 +102,7 @@ def convert(
     f_min: Annotated[float | None, typer.Option(help="Lowest frequency of the picture in Hz.")] = None,
     f_max: Annotated[float | None, typer.Option(help="Highest frequency of the picture in Hz, 22050 at most.")] = None,
     loudness: Annotated[float, typer.Option(min=-60, max=-5, help="Loudness of the audio in LUFS.")] = LOUDNESS_LUFS,
+    as_json: AsJson = False,
 ) -> None:
     """Turn a spectrogram picture into audio, or audio into a spectrogram picture; needs no farm.
 
@@ -113,7 +122,7 @@ def convert(
             warn=lambda text: console.print(f"Warning: {text}", markup=False, soft_wrap=True),
             on_block=lambda fraction: progress.update(task, completed=fraction),
         )
-    typer.echo(str(target))
+    _tell([target], as_json=as_json)
 
 
 @commands.command()

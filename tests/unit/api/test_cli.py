@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -60,6 +61,39 @@ def test_every_command_is_there_and_explains_itself() -> None:
         answer = riffarm(command, "--help")
         assert answer.returncode == 0
         assert "Usage" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("batch", "render", "remix", "jobs", "show", *CONTROLS, "delete", "farm", "workers drain", "workers lift"),
+        *("keys create", "keys list", "keys revoke", "keys rotate", "recover", "train", "evaluate", "seed-image"),
+        *("convert", "doctor"),
+    ],
+)
+def test_every_command_speaks_to_programs(command: str) -> None:
+    """All but `up`, which has a line of its own for them, take --json."""
+    assert "--json" in riffarm(*command.split(), "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("jobs", "--url", "farm:8000"), "no address of a farm"),
+        (("show", "job_0", "--url", "http://127.0.0.1:1"), "start one with: riffarm up"),
+        (("batch", "no-such-file", "--url", "http://127.0.0.1:1"), "start one with: riffarm up"),
+        (("remix", "no-such.wav", "rock", "-o", "{folder}/a.flac", "--url", "http://127.0.0.1:1"), "cannot be read"),
+        (("render", "a", "-o", "/proc/no/a.flac", "--url", "http://127.0.0.1:1"), "cannot write to"),
+    ],
+)
+def test_an_error_is_one_sentence_on_standard_error(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    """Exit code 1, nothing on standard output, no traceback."""
+    answer = riffarm(*(one.format(folder=tmp_path) for one in arguments))
+    sentence = " ".join(answer.stderr.split())
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert sentence.startswith("riffarm: ")
+    assert words in sentence
+    assert "Traceback" not in sentence
 
 
 def test_without_a_farm_the_client_commands_say_how_to_start_one() -> None:
