@@ -26,14 +26,13 @@ CLIP: Final = {"type": "clip", "prompt": "jazz piano, (soft:1.3) brushes", "seed
 TRACK: Final = {
     "type": "track",
     "keyframes": [
-        {"prompt": "slow ambient strings, no drums", "seed": 4},
+        {"prompt": "slow ambient strings, no drums", "seed": 4, "at_s": 0},
         {"prompt": "fast techno synth, four on the floor drums", "seed": 2, "at_s": 30.72},
     ],
     "duration_s": 40.96,
     "alpha_curve": "smooth",
     "labels": {"album": "night"},
 }
-TRACK["keyframes"][0]["at_s"] = 0  # type: ignore[index]
 REMIX: Final = {
     "type": "remix",
     "source": UPLOAD_ID,
@@ -249,11 +248,6 @@ _FARM: Final = {
     "sweep": None,
 }
 _WORKERS: Final = {"200": {"data": [_WORKER]}}
-_NOT_READY: Final = {
-    "ready": False,
-    "checks": {"redis": None, "storage": None, "workers": "no worker serves render"},
-    "warnings": [],
-}
 _PLAN: Final = {
     "frames_total": 1,
     "frames_ready": 0,
@@ -296,8 +290,8 @@ OWN: Final = {
     "health": Examples(responses={"200": {"status": "ok", "service": "riffarm"}}),
     "ready": Examples(
         responses={
-            "200": {"ready": True, "checks": {"redis": None, "storage": None, "workers": None}, "warnings": []},
-            "503": _NOT_READY,
+            "200": {"ready": True, "checks": {"redis": None, "workers": None}, "warnings": []},
+            "503": {"ready": False, "checks": {"redis": None, "workers": "no worker serves render"}, "warnings": []},
         }
     ),
     "read_farm": Examples(responses={"200": _FARM}),
