@@ -1,7 +1,6 @@
 """What the OpenAPI document shows of bodies: requests as clients send them, and answers as they come.
 
-Owns the examples by operation. Leaves out those of the faces (`api.examples_of_faces`), of parameters
-(`api.parameter_words`) and of problems (`api.problem_pages`), and where they are put (`api.document`).
+Leaves out those of faces, parameters and problems, each a module of its own, and where they are put (`api.document`).
 """
 
 from __future__ import annotations
