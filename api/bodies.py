@@ -6,18 +6,15 @@ Leaves out what a body may say (`shared.contracts`) and how large it may be (`ap
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from email.message import Message
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 _UTF_8: Final = frozenset({None, "utf-8", "utf8", "us-ascii"})
-
-
-Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class Repeated:
@@ -68,34 +65,14 @@ class _StrictRequest(Request):
         return value_from_json(await self.body())
 
 
-Quick = Callable[[Request], Awaitable[Response | None]]
-
-
-def quickly(quick: Quick) -> Callable[[Endpoint], Endpoint]:
-    """Have a route of class StrictRoute answered by `quick`, past FastAPI's parameters, where that gives an answer.
-
-    For the few routes that are asked all the time. What `quick` leaves (None), above all whatever is wrong with a
-    request, is answered as usual.
-    """
-
-    def mark(endpoint: Endpoint) -> Endpoint:
-        endpoint.quick = quick  # type: ignore[attr-defined]
-        return endpoint
-
-    return mark
-
-
 class StrictRoute(APIRoute):
     """A route whose JSON body is read by `value_from_json`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request."""
         handle = super().get_route_handler()
-        quick: Quick | None = getattr(self.endpoint, "quick", None)
 
         async def handle_strictly(request: Request) -> Response:
-            # The same for both: a body can be read once.
-            request = _StrictRequest(request.scope, request.receive)
-            return (quick and await quick(request)) or await handle(request)
+            return await handle(_StrictRequest(request.scope, request.receive))
 
         return handle_strictly

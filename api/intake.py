@@ -6,7 +6,6 @@ Reads and lists jobs too, and does to them what can be done: cancel, pause, resu
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import contextlib
@@ -110,7 +109,7 @@ class Jobs:
         if error := self._no_room(draft.fields):
             raise error
         with telemetry.span("record"):
-            accepted = await asyncio.wrap_future(self._registrar.record(draft, self._quota))
+            accepted = await self._registrar.record_soon(draft, self._quota)
         return self._told(draft, accepted)
 
     @property

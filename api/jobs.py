@@ -20,13 +20,14 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from api.access import Reading, Submitting, WholeFarm, admitted
-from api.bodies import StrictRoute, quickly
+from api.access import Reading, Submitting, WholeFarm
+from api.bodies import StrictRoute
 from api.estimates import bytes_of_files, cost
 from api.file_answers import FileAnswer
 from api.idempotency import Once, OncePerKey
 from api.intake import Jobs
 from api.job_lists import Wanted
+from api.job_reader import JobReader
 from api.moments import Moment
 from api.planning import is_quick
 from api.preferences import WaitSeconds
@@ -34,7 +35,6 @@ from api.problems import responses
 from api.stamps import Stamp
 from api.waiting import has_ended
 from shared.contracts import (
-    JOB_REQUEST,
     Job,
     JobPage,
     JobRequest,
@@ -62,19 +62,6 @@ def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(job.model_dump_json(), status, headers, media_type="application/json")
 
 
-async def _submitted_quickly(request: Request) -> Response | None:
-    """The answer to what is submitted as most jobs are: without a key and a wait, quickly planned, and right."""
-    headers = request.headers
-    if headers.get("content-type") != "application/json" or "idempotency-key" in headers or "prefer" in headers:
-        return None
-    farm = await admitted(request, "submit")
-    try:
-        body = JOB_REQUEST.validate_python(await request.json())
-    except ValueError:
-        return None
-    return _accepted(await farm.accept_soon(body), 0) if is_quick(body) else None
-
-
 @router.post(
     "",
     status_code=202,
@@ -82,7 +69,6 @@ async def _submitted_quickly(request: Request) -> Response | None:
     responses=responses(*BODY_PROBLEMS, *ONCE_PROBLEMS, *UNAVAILABLE, "quota_exceeded", "farm_full"),
     summary="Submit a job",
 )
-@quickly(_submitted_quickly)
 async def submit_job(
     request: Request, body: JobRequest, farm: Submitting, once: OncePerKey, wait_s: WaitSeconds
 ) -> Response:
@@ -93,20 +79,21 @@ async def submit_job(
     def accept(stamp: Stamp) -> Response:
         nonlocal job
         job = farm.accept(body, stamp)
-        return _accepted(job, wait_s)
+        return accepted(job, wait_s)
 
     if once.has_key or not is_quick(body):
         response = await run_in_threadpool(once.answer, accept, wait_s)
     else:
         job = await farm.accept_soon(body)
-        response = _accepted(job, wait_s)
+        response = accepted(job, wait_s)
     if not wait_s or job is None:
         return response
     await has_ended(request.app.state.event_reader, job.id, until_s)
     return await run_in_threadpool(_waited, farm, once, job, wait_s)
 
 
-def _accepted(job: Job, wait_s: int) -> Response:
+def accepted(job: Job, wait_s: int) -> Response:
+    """The answer to a job that is accepted."""
     waited = {"Preference-Applied": f"wait={wait_s}"} if wait_s else {}
     return answer(job, 202, {"Location": f"/v1/jobs/{job.id}"} | waited)
 
@@ -115,7 +102,7 @@ def _waited(farm: Jobs, once: Once, job: Job, wait_s: int) -> Response:
     # Whatever it is that keeps us from reading it: it was accepted, and that is answered.
     with suppress(RiffarmError):
         job = farm.read(job.id)
-    response = _accepted(job, wait_s)
+    response = accepted(job, wait_s)
     once.keep(response)
     return response
 
@@ -205,21 +192,16 @@ def _wrong_parameters(request: Request) -> Iterator[FieldError]:
             )
 
 
-async def _read_quickly(request: Request) -> Response:
-    farm, reader = await admitted(request, "read"), request.app.state.job_reader
-    return answer(farm.view.job(farm.own(await reader.fields(request.path_params["job_id"]))))
-
-
 @router.get(
     "/{job_id}",
     response_model=Job,
     responses=responses("not_found", "unauthorized", "forbidden", "queue_unavailable"),
     summary="Read a job",
 )
-@quickly(_read_quickly)
 async def read_job(request: Request, job_id: str, farm: Reading) -> Response:
     """One job as it is now."""
-    return await _read_quickly(request)
+    reader: JobReader = request.app.state.job_reader
+    return answer(farm.view.job(farm.own(await reader.fields(job_id))))
 
 
 @router.head("/{job_id}/outputs/{name}", include_in_schema=False)

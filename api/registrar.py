@@ -6,6 +6,7 @@ out what is recorded (`api.intake`) and how (`shared.manifests`, `shared.job_sto
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import queue
 import threading
@@ -37,9 +38,12 @@ class Draft(NamedTuple):
 
 
 class _Order(NamedTuple):
+    """`loop`: whose future it is that is waited for; None for a thread's."""
+
     draft: Draft
     quota: Quota | None
-    accepted: Future[Accepted]
+    accepted: Future[Accepted] | asyncio.Future[Accepted]
+    loop: asyncio.AbstractEventLoop | None = None
 
 
 class Registrar:
@@ -58,11 +62,21 @@ class Registrar:
 
         What comes of it raises StorageUnavailableError, QueueUnavailableError or TooMuchError: then nothing is left.
         """
-        order = _Order(draft, quota, Future())
+        accepted: Future[Accepted] = Future()
+        self._put(_Order(draft, quota, accepted))
+        return accepted
+
+    def record_soon(self, draft: Draft, quota: Quota | None = None) -> asyncio.Future[Accepted]:
+        """As `record`, to be waited for without a thread."""
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Future[Accepted] = loop.create_future()
+        self._put(_Order(draft, quota, accepted, loop))
+        return accepted
+
+    def _put(self, order: _Order) -> None:
         self._orders.put(order)
         if self._thread is None:
             self._begin()
-        return order.accepted
 
     def _begin(self) -> None:
         with self._lock:
@@ -81,12 +95,12 @@ class Registrar:
                 found = self._recorded(orders)
             except Exception as error:
                 found = dict.fromkeys((one.draft.id for one in orders), error)
-            for order in orders:
-                outcome = found[order.draft.id]
-                if isinstance(outcome, Exception):
-                    order.accepted.set_exception(outcome)
-                else:
-                    order.accepted.set_result(outcome)
+            told = [(order, found[order.draft.id]) for order in orders]
+            _settle([one for one in told if one[0].loop is None])
+            # A loop is woken up once for all that wait there.
+            for loop in {order.loop for order in orders if order.loop}:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_settle, [one for one in told if one[0].loop is loop])
 
     def _recorded(self, orders: Sequence[_Order]) -> Mapping[str, Accepted | Exception]:
         """What came of each, by id."""
@@ -131,3 +145,14 @@ class Registrar:
 
     def _undo_manifest(self, job_id: str) -> None:
         delete_manifest(self._objects, job_id)
+
+
+def _settle(told: Sequence[tuple[_Order, Accepted | Exception]]) -> None:
+    for order, outcome in told:
+        if order.accepted.done():
+            # Nobody waits any more: the client has gone. The job stays.
+            continue
+        if isinstance(outcome, Exception):
+            order.accepted.set_exception(outcome)
+        else:
+            order.accepted.set_result(outcome)

@@ -203,7 +203,7 @@ def fields_from_view(view: Sequence[Any]) -> dict[str, str] | None:
     seen = {
         "frames_done": str(frames_done),
         "queue_position": "" if rank is None else str(rank + 1),
-        "warnings": json.dumps(sorted(warnings)),
+        "warnings": json.dumps(sorted(warnings)) if warnings else "[]",
         "previews": f"[{','.join(previews)}]",
     }
     return _UNSAID | dict(zip(texts[::2], texts[1::2], strict=True)) | seen

@@ -87,10 +87,10 @@ class JobView:
             progress=progress_from_fields(fields, time.time()),
             queue_position=int(fields["queue_position"]) if fields["queue_position"] else None,
             input=request or _request_from_json(fields["input"]),
-            outputs=[self._output(job_id, output) for output in json.loads(fields.get("outputs", "[]"))],
+            outputs=[self._output(job_id, output) for output in _listed(fields.get("outputs", "[]"))],
             previews=_previews(fields),
             error=JobFailure(**json.loads(fields["error"])) if fields.get("error") else None,
-            warnings=json.loads(fields["warnings"]),
+            warnings=_listed(fields["warnings"]),
             metrics=_metrics(fields),
             labels=json.loads(fields["labels"]),
             batch_id=fields.get("batch_id"),
@@ -118,13 +118,18 @@ def _kept_request(text: str) -> ResolvedRequest:
     return JOB_REQUEST.validate_json(text)
 
 
+def _listed(text: str) -> list[Any]:
+    # Most are empty, and every job has several.
+    return [] if text == "[]" else json.loads(text)
+
+
 def _time(ms: str | None) -> datetime | None:
     return datetime.fromtimestamp(int(ms) / 1_000, UTC) if ms else None
 
 
 def _previews(fields: Mapping[str, str]) -> list[Preview]:
     """Of the first frames under way."""
-    previews = [Preview(**preview) for preview in json.loads(fields["previews"])]
+    previews = [Preview(**preview) for preview in _listed(fields["previews"])]
     return sorted(previews, key=lambda preview: preview.frame)[:_PREVIEWS]
 
 

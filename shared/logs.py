@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import structlog
 
 from shared.secrecy import masked
 
+_KEPT: Final = 64
 _QUIET: Final = (
     "httpx",
     "botocore",
@@ -25,10 +27,44 @@ _QUIET: Final = (
 """These repeat at every request or message what our own lines already say."""
 
 
-def configure_logs(log_format: Literal["console", "json"], process: str) -> None:
+class Lines:
+    """Lines that are kept for a moment and written together: each write lets all other threads of the process go first.
+
+    What is told at warning and above is written at once, with all that came before it.
+    """
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        """`write` gets whole lines."""
+        self._write = write
+        self._kept: list[str] = []
+
+    def debug(self, line: str) -> None:
+        """Keep a line."""
+        self._kept.append(line)
+        if len(self._kept) >= _KEPT:
+            self.flush()
+
+    info = msg = debug
+
+    def warning(self, line: str) -> None:
+        """Write a line."""
+        self._kept.append(line)
+        self.flush()
+
+    error = exception = critical = fatal = warn = warning
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        kept, self._kept = self._kept, []
+        if kept:
+            self._write("\n".join(kept) + "\n")
+
+
+def configure_logs(log_format: Literal["console", "json"], process: str, lines: Lines | None = None) -> None:
     """Send structlog and the standard library's loggers to standard error in one form.
 
-    JSON lines name the process; on a terminal the local farm does, before each line.
+    JSON lines name the process; on a terminal the local farm does, before each line. With `lines` they are written
+    when these are, and at once only when something is wrong.
     """
     is_json = log_format == "json"
     shared: list[structlog.typing.Processor] = [
@@ -46,7 +82,7 @@ def configure_logs(log_format: Literal["console", "json"], process: str) -> None
         # Past the standard library's loggers, which would take three times as long over each of our lines.
         processors=[*shared, renderer, _hides_secrets],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=(lambda *_: lines) if lines else structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -1,9 +1,8 @@
 """A client that costs next to nothing, in a process of its own: whole requests as bytes, again and again.
 
-`python -m tests.load.wire` reads one JSON line {host, port, connections, count, requests} on standard input, sends
-`count` of the requests over so many connections that are kept, one at a time on each, and prints one JSON line:
-seconds, milliseconds of each, statuses by count, the bodies of the first answers. Leaves out what the figures mean
-(`tests.load.measures`).
+`python -m tests.load.wire ASKED TOLD` reads one file of JSON {port, connections, count, kept, requests}, sends `count`
+of the requests over so many connections that are kept, one at a time on each, and writes another: seconds, milliseconds
+of each, statuses by count, the bodies of the first answers. Leaves out what the figures mean (`tests.load.measures`).
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ import asyncio
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import uvloop
@@ -50,10 +51,13 @@ def sent(port: int, requests: Sequence[bytes], count: int, connections: int, *, 
         "kept": kept,
         "requests": [one.decode("latin-1") for one in requests],
     }
-    command = [sys.executable, "-m", "tests.load.wire"]
-    done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    with tempfile.TemporaryDirectory() as folder:
+        asked, told = Path(folder) / "asked", Path(folder) / "told"
+        asked.write_text(json.dumps(order))
+        command = [sys.executable, "-m", "tests.load.wire", str(asked), str(told)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(told.read_text())
     statuses = {int(status): number for status, number in found["statuses"].items()}
     return Load(count / found["s"], found["times_ms"], statuses, found["bodies"])
 
@@ -144,4 +148,5 @@ async def _send_all(order: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(_send_all(json.loads(sys.stdin.readline())))))
+    order = json.loads(Path(sys.argv[1]).read_text())
+    Path(sys.argv[2]).write_text(json.dumps(uvloop.run(_send_all(order))))
