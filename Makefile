@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 # One thread for each process: the tests start several, and oversubscribed cores are an order of magnitude slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo up test test-faults test-fuzz openapi check bench bench-sound bench-render bench-farm gallery lock clean
+.PHONY: help setup demo up test test-faults test-fuzz test-load openapi check bench bench-sound bench-render bench-farm gallery lock clean
 
 help:            ## Show what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ test-fuzz: setup  ## Draw 20,000 requests from the OpenAPI document and send the
 
 openapi: setup   ## Write docs/openapi.json and docs/api.md anew from the code
 	$(BIN)/python -m tests.contract
+
+test-load: setup  ## Measure submits, reads and event streams against a bare route, two minutes (ARGS=--quick: ten seconds)
+	$(BIN)/python -m tests.load $(ARGS)
 
 check: setup     ## Style, types, the import rule, and locks in step with pyproject.toml
 	$(BIN)/ruff check .

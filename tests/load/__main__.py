@@ -22,10 +22,11 @@ def main() -> None:
     """Measure and tell."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a rehearsal: figures of a few seconds mean little")
-    options = parser.parse_args()
     # Not in memory, where writing is for nothing: beside what is built here.
-    Path("out").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir="out", prefix="load-") as folder, running(Path(folder)) as rig:
+    parser.add_argument("--folder", type=Path, default=Path("out"), help="where storage is, on a disk")
+    options = parser.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="load-") as folder, running(Path(folder)) as rig:
         found = measured(rig, QUICK if options.quick else FULL)
     for name, value in found.items():
         print(f"{name:24} {value}")

@@ -1,4 +1,4 @@
-"""What is measured under load, and how: gateway and bare route in turns, so that whatever else the machine does meets both.
+"""What is measured under load: gateway and bare route in turns, so that whatever else the machine does meets both.
 
 A ratio is the median over the rounds; a rate is the gateway's own in the middle round. Leaves out processes
 (`tests.load.rig`) and sending (`tests.load.wire`).
@@ -26,7 +26,7 @@ _BODY: Final = json.dumps(
     }
 ).encode()
 _CONNECTIONS: Final = 16
-_WARM_UP: Final = 300
+_WARM_UP: Final = 600
 
 
 class Size(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the load stands on: a Valkey as `riffarm up` starts it, a gateway, the bare routes; each a process of its own."""
+"""What the load stands on: a Valkey as `riffarm up` starts it, a gateway, the bare routes; each a process."""
 
 from __future__ import annotations
 

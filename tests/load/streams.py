@@ -23,8 +23,10 @@ class Streams(NamedTuple):
     memory_mb: float
 
 
-def followed(port: int, job_ids: Sequence[str], count: int, end: Callable[[], None], memory: Callable[[], float]) -> Streams:
-    """Follow these jobs over `count` streams, ask for the memory once all stand, and call `end`, which ends the jobs."""
+def followed(
+    port: int, job_ids: Sequence[str], count: int, end: Callable[[], None], memory: Callable[[], float]
+) -> Streams:
+    """Follow these jobs over `count` streams, ask for the memory once all stand, and call `end`, which ends them."""
     return asyncio.run(_follow(port, job_ids, count, end, memory))
 
 
