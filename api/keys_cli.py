@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -25,7 +26,8 @@ from shared.settings import settings_from_environment
 
 commands = typer.Typer(
     help="Make, list and end the keys that let others in. Storage and Redis are those of the farm's settings "
-    "(RIFFARM_REDIS_URL, RIFFARM_STORAGE_URL); the gateways know of every change at once.",
+    "(RIFFARM_REDIS_URL, RIFFARM_STORAGE_URL), or with --data those of a farm that riffarm up runs there; the gateways "
+    "know of every change at once.",
     no_args_is_help=True,
 )
 _DURATION: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)([smhdw])")
@@ -33,6 +35,7 @@ _UNIT_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MAX_S: Final = 100 * 365 * 86_400
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the farm, when riffarm up runs it: as with its --data.")]
 KeyId = Annotated[str, typer.Argument(help="The key's id, key_…: see riffarm keys list.", metavar="KEY_ID")]
 
 
@@ -58,20 +61,21 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="How long it works: 90s, 30m, 24h, 30d, 2w; for ever when left out.")
     ] = None,
+    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it: this once, for only its hash is kept."""
     life_s = duration_s_from_text(expires) if expires else None
-    with _keys() as keys:
+    with _keys(data) as keys:
         changed = keys.create(tenant, name, _scopes(scope), life_s)
     _show_new(changed, {}, as_json=as_json)
     _end(changed)
 
 
 @commands.command("list")
-def list_keys(as_json: AsJson = False) -> None:
+def list_keys(data: Data = None, as_json: AsJson = False) -> None:
     """List all keys, newest first, also those that let nobody in any more."""
-    with _keys() as keys:
+    with _keys(data) as keys:
         found = keys.all()
     if as_json:
         typer.echo(json.dumps([_shown(record) for record in found]))
@@ -87,9 +91,9 @@ def list_keys(as_json: AsJson = False) -> None:
 
 
 @commands.command()
-def revoke(key_id: KeyId, as_json: AsJson = False) -> None:
+def revoke(key_id: KeyId, data: Data = None, as_json: AsJson = False) -> None:
     """Let nobody in with this key any more: at once, on every gateway, for good."""
-    with _keys() as keys:
+    with _keys(data) as keys:
         changed = keys.revoke(key_id)
     typer.echo(json.dumps(_shown(changed.record)) if as_json else f"{key_id} revoked")
     _end(changed)
@@ -99,11 +103,12 @@ def revoke(key_id: KeyId, as_json: AsJson = False) -> None:
 def rotate(
     key_id: KeyId,
     overlap: Annotated[str, typer.Option(help="How long the old one still works: 90s, 30m, 24h, 30d, 2w.")] = "24h",
+    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Make and print a key of the same tenant, name, scopes and length of life; the old one works on for a while."""
     overlap_s = duration_s_from_text(overlap)
-    with _keys() as keys:
+    with _keys(data) as keys:
         new, old = keys.rotate(key_id, overlap_s)
     _show_new(new, {"replaces": _shown(old.record)}, as_json=as_json)
     if not as_json and old.record.expires_at:
@@ -119,8 +124,8 @@ def _scopes(names: list[str] | None) -> list[Scope]:
 
 
 @contextmanager
-def _keys() -> Iterator[Keys]:
-    settings = settings_from_environment()
+def _keys(data: Path | None) -> Iterator[Keys]:
+    settings = settings_from_environment(data)
     with redis_from_url(settings.redis_url) as client:
         try:
             yield Keys(object_store_from_url(settings.storage_url, settings.s3_endpoint_url), client)

@@ -29,6 +29,7 @@ from infra.preflight import (
     check_models,
     free_port,
     is_this_machine,
+    keep_settings,
     kept_secrets,
     locked,
     usable,
@@ -42,6 +43,7 @@ from shared.catalogue import chosen_models
 from shared.catalogue import models as catalogue
 from shared.errors import QueueUnavailableError
 from shared.farm_state import FarmState
+from shared.settings import LOCAL_FARM_FILE
 
 commands = typer.Typer()
 _START_TIMEOUT_S: Final = 180.0
@@ -105,6 +107,7 @@ class LocalFarm:
             try:
                 if self._has_own_valkey:
                     self._start_valkey()
+                keep_settings(self._data, self._environment)
                 self._start("gateway", "api.main")
                 self._start("sweeper", "workers.sweeper")
                 self._start("courier", "workers.courier")
@@ -117,6 +120,7 @@ class LocalFarm:
                     self._follow_backlog()
                     time.sleep(_TURN_S)
             finally:
+                (self._data / LOCAL_FARM_FILE).unlink(missing_ok=True)
                 # Valkey last: what the workers hand back on their way out must find the queue.
                 self._supervisor.stop_all(last=["valkey"])
 

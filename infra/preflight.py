@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +20,7 @@ import redis
 from shared.catalogue import models
 from shared.errors import RiffarmError
 from shared.object_store import has_keys, object_store_from_url
+from shared.settings import LOCAL_FARM_FILE
 
 
 class LocalFarmError(Exception):
@@ -124,6 +126,15 @@ def kept_secrets(data: Path) -> dict[str, str]:
         except OSError as error:
             raise LocalFarmError(f"cannot keep a secret in {path} ({error.strerror})") from error
     return kept
+
+
+def keep_settings(data: Path, environment: Mapping[str, str]) -> None:
+    """Let the operator's commands find a running farm by its data folder."""
+    lines = (f"{name}='{value}'\n" for name, value in environment.items() if name.startswith("RIFFARM_"))
+    # Only its owner may read it: it holds secrets.
+    with tempfile.NamedTemporaryFile("w", dir=data, delete=False) as file:
+        file.writelines(lines)
+    Path(file.name).replace(data / LOCAL_FARM_FILE)
 
 
 def is_this_machine(host: str) -> bool:

@@ -19,6 +19,10 @@ from shared.secrecy import hide
 _MIN_SECRET_CHARACTERS: Final = 32
 
 
+LOCAL_FARM_FILE: Final = "environment"
+"""Where a local farm keeps its settings in its data folder while it runs."""
+
+
 class Settings(BaseSettings):
     """Settings of every process of the farm; each uses what concerns it."""
 
@@ -133,11 +137,16 @@ class Settings(BaseSettings):
         return secret
 
 
-def settings_from_environment() -> Settings:
+def settings_from_environment(data: Path | None = None) -> Settings:
     """The settings of this process, whose secrets are hidden from its log from now on; ends it with one line per wrong
-    variable, which never shows a value."""
+    variable, which never shows a value.
+
+    With `data`, the folder of a running local farm, they are that farm's, where the environment does not say otherwise.
+    """
+    if data and not (data / LOCAL_FARM_FILE).exists():
+        sys.exit(f"riffarm: no farm runs on {data}; start one with: riffarm up --data {data}")
     try:
-        settings = Settings()
+        settings = Settings(_env_file=data / LOCAL_FARM_FILE if data else None)
     except ValidationError as error:
         wrong = (f"RIFFARM_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
         sys.exit("riffarm: " + "\n".join(wrong).replace("Value error, ", ""))

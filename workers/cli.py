@@ -143,11 +143,14 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
 
 
 @commands.command()
-def recover(as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False) -> None:
+def recover(
+    data: Annotated[Path | None, typer.Option(help="Folder of the farm, when riffarm up runs it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+) -> None:
     """Bring back from storage every job that Redis lost. Safe at any time, also beside a farm that works.
 
-    Storage and Redis are those of the farm's settings (RIFFARM_REDIS_URL, RIFFARM_STORAGE_URL). A running sweeper does
-    the same by itself.
+    Storage and Redis are those of the farm's settings (RIFFARM_REDIS_URL, RIFFARM_STORAGE_URL), or with --data those of
+    a farm that riffarm up runs there. A running sweeper does the same by itself.
     """
     from shared.dispatch import Dispatcher, celery_app
     from shared.errors import TransientError
@@ -157,7 +160,7 @@ def recover(as_json: Annotated[bool, typer.Option("--json", help="Print the coun
     from shared.settings import settings_from_environment
     from workers.recovery import recover as recovered
 
-    settings = settings_from_environment()
+    settings = settings_from_environment(data)
     configure_logs(settings.log_format, "recover")
     try:
         objects = object_store_from_url(settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -265,3 +266,26 @@ def test_a_job_is_paused_goes_on_is_canceled_and_tried_again(tmp_path: Path) -> 
         assert list(client.follow(job.id))[-1].status == "succeeded"
         rendered = [line.split()[0] for line in renders.read_text().splitlines()]
         assert len(rendered) == len(set(rendered)) == 24
+
+
+def test_a_running_farm_is_found_by_its_folder(tmp_path: Path) -> None:
+    """Its operator makes keys there, from the first of which on it asks for one; nobody else can read its settings."""
+    data = tmp_path / "data"
+
+    def keys(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "api.cli", "keys", *arguments, "--data", str(data)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    with running_farm(data, "--workers", "1", environment=STUB) as farm:
+        assert (data / "environment").stat().st_mode & 0o777 == 0o600
+        made = keys("create", "--name", "studio", "--json")
+        assert made.returncode == 0, made.stderr
+        assert httpx.get(f"{farm.url}/v1/jobs").status_code == 401
+        key = json.loads(made.stdout)
+        assert httpx.get(f"{farm.url}/v1/jobs", headers={"Authorization": f"Bearer {key['key']}"}).status_code == 200
+    assert not (data / "environment").exists()
+    late = keys("list")
+    assert (late.returncode, late.stderr.strip()) == (
+        1,
+        f"riffarm: no farm runs on {data}; start one with: riffarm up --data {data}",
+    )
