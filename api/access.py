@@ -110,16 +110,20 @@ class Access:
             return True
         return record is not None and record.state == "active"
 
-    async def standing(self, caller: Caller) -> Standing:
-        """Count a request; how the caller stands then. Raises QueueUnavailableError."""
-        number = await self._meter.count(caller.tenant)
-        return Standing.now(number, self._limits[caller.is_limited].requests_per_minute)
+    async def standing(self, caller: Caller, *, adds: bool) -> tuple[Standing, Room | None]:
+        """Count a request; how the caller stands then, and what it may add to the farm if it `adds`.
 
-    async def room(self, caller: Caller) -> Room:
-        """What the caller may add to the farm. Raises QueueUnavailableError."""
-        limits = self._limits[caller.is_limited]
-        quota = Quota(self._settings.max_queued_jobs, limits.jobs, 1_000 * limits.audio_s)
-        return Room(quota, await self._meter.load(caller.tenant), limits.upload_bytes)
+        Raises QueueUnavailableError.
+        """
+        limits, room = self._limits[caller.is_limited], None
+        if adds:
+            # At the same time they take no longer than one of them.
+            number, load = await asyncio.gather(self._meter.count(caller.tenant), self._meter.load(caller.tenant))
+            quota = Quota(self._settings.max_queued_jobs, limits.jobs, 1_000 * limits.audio_s)
+            room = Room(quota, load, limits.upload_bytes)
+        else:
+            number = await self._meter.count(caller.tenant)
+        return Standing.now(number, limits.requests_per_minute), room
 
     def _is_operators(self, text: str) -> bool:
         key = self._settings.gateway_key
@@ -165,11 +169,7 @@ async def admitted(request: Request, scope: Scope) -> Jobs:
 
 
 async def _count(access: Access, state: Any, scope: Scope) -> None:
-    if scope == "submit":
-        # At the same time they take no longer than one of them.
-        standing, state.room = await asyncio.gather(access.standing(state.caller), access.room(state.caller))
-    else:
-        standing, state.room = await access.standing(state.caller), None
+    standing, state.room = await access.standing(state.caller, adds=scope == "submit")
     state.answer_headers = standing.headers()
     standing.check()
 

@@ -69,16 +69,16 @@ class Meter:
         self._read_load = Together(self._loads)
         self._turns = asyncio.Semaphore(_TENANTS_AT_A_TIME)
 
-    async def count(self, tenant: str) -> int | None:
+    def count(self, tenant: str) -> asyncio.Future[int | None]:
         """Count one request: its number within the minute, None where Redis is too full to count.
 
         Raises QueueUnavailableError.
         """
-        return await self._count(tenant)
+        return self._count(tenant)
 
-    async def load(self, tenant: str) -> Load:
+    def load(self, tenant: str) -> asyncio.Future[Load]:
         """What of a tenant, and of the farm, has not ended. Raises QueueUnavailableError."""
-        return await self._read_load(tenant)
+        return self._read_load(tenant)
 
     async def _counted(self, wanted: Mapping[str, int]) -> dict[str, list[int | None]]:
         with reachable():

@@ -22,13 +22,13 @@ class Together(Generic[Subject, Answer]):
         self._waiting: dict[Subject, list[asyncio.Future[Answer]]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def __call__(self, subject: Subject) -> Answer:
-        """The answer for a subject; raises what asking raises."""
+    def __call__(self, subject: Subject) -> asyncio.Future[Answer]:
+        """The answer for a subject, to be waited for; it raises what asking raises."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(subject, []).append(future)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve())
-        return await future
+        return future
 
     async def _serve(self) -> None:
         while self._waiting:

@@ -50,6 +50,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
+from redis.exceptions import NoScriptError
+
 from shared.contracts import TERMINAL, Stage, Status
 from shared.errors import LeaseLostError, NotFoundError, TooMuchError
 from shared.job_events import Event, EventKind, event_from_entry
@@ -223,6 +225,14 @@ class JobStore:
         with reachable():
             return self._scripts[name](args=arguments)
 
+    def _made(self, name: str, moves_: Sequence[Sequence[str | int | float]]) -> list[Any]:
+        """Make one move several times in one round trip; answers and errors. The library's own way asks each time
+        whether Redis has the script."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            for arguments in moves_:
+                pipe.evalsha(self._scripts[name].sha, 0, *arguments)
+            return pipe.execute(raise_on_error=False)
+
     def check(self) -> None:
         """Raise QueueUnavailableError unless Redis takes what it is told now."""
         # Writing is the only honest question: at its memory limit, or with a full disk, it still answers and reads.
@@ -248,10 +258,13 @@ class JobStore:
         """As `accept` for many jobs in one round trip; by id, None for those that Redis did not take."""
         if not jobs:
             return {}
-        with reachable(), self.redis.pipeline(transaction=False) as pipe:
-            for job_id, fields in jobs.items():
-                self._scripts["create"](args=_created(job_id, fields, quotas[job_id]), client=pipe)
-            answers = pipe.execute(raise_on_error=False)
+        moves_ = [_created(job_id, fields, quotas[job_id]) for job_id, fields in jobs.items()]
+        answers = self._made("create", moves_)
+        if any(isinstance(one, NoScriptError) for one in answers):
+            # Redis was started anew. A job that is there already stays as it is.
+            with reachable():
+                self.redis.script_load(moves()["create"])
+            answers = self._made("create", moves_)
         return {
             job_id: None if isinstance(one, Exception) else _accepted(one, quotas[job_id])
             for job_id, one in zip(jobs, answers, strict=True)
