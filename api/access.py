@@ -22,6 +22,7 @@ from api.intake import Jobs
 from api.key_ring import KeyRing
 from api.keys import Scope, key_id_from_text
 from api.limits import Meter, Standing, limits_from_settings
+from api.redis_line import RedisLine
 from shared.errors import AccessDeniedError, ForbiddenError, TransientError
 from shared.object_store import ObjectStore
 from shared.quotas import Quota, Room
@@ -75,10 +76,12 @@ _BEARER: Final = HTTPBearer(
 class Access:
     """The gateway's door."""
 
-    def __init__(self, settings: Settings, client: redis.asyncio.Redis, object_store: ObjectStore) -> None:
+    def __init__(
+        self, settings: Settings, client: redis.asyncio.Redis, line: RedisLine, object_store: ObjectStore
+    ) -> None:
         self._settings = settings
-        self._keys = KeyRing(client, object_store)
-        self._meter = Meter(client)
+        self._keys = KeyRing(client, line, object_store)
+        self._meter = Meter(client, line)
         self._limits = {has_key: limits_from_settings(settings, has_key=has_key) for has_key in (True, False)}
 
     async def caller(self, request: Request) -> Caller:

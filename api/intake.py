@@ -11,13 +11,13 @@ import binascii
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from copy import copy
 from dataclasses import fields as fields_of
 from typing import Any, Final
 
 from api.job_lists import Wanted, find
 from api.planning import Planner
+from api.redis_line import RedisLine
 from api.registrar import Draft, Registrar
 from api.stamps import Stamp, new_stamp
 from shared import telemetry
@@ -99,17 +99,17 @@ class Jobs:
         if error := self._no_room(draft.fields):
             raise error
         with telemetry.span("record"):
-            accepted = self._registrar.record(draft, self._quota).result()
+            accepted = self._registrar.record(draft, self._quota)
         return self._told(draft, accepted)
 
-    async def accept_soon(self, request: ResolvedRequest) -> Job:
+    async def accept_soon(self, request: ResolvedRequest, line: RedisLine) -> Job:
         """As `accept`, without a thread: for a request that is planned quickly (`api.planning.is_quick`)."""
         stamp = new_stamp()
         draft = self.draft(request, stamp, stamp.job_id)
         if error := self._no_room(draft.fields):
             raise error
         with telemetry.span("record"):
-            accepted = await self._registrar.record_soon(draft, self._quota)
+            accepted = await self._registrar.record_soon(draft, line, self._quota)
         return self._told(draft, accepted)
 
     @property
@@ -130,14 +130,10 @@ class Jobs:
     def accept_many(self, drafts: Sequence[Draft]) -> list[Job | RiffarmError]:
         """As `accept` for many, each on its own: in their order the job, or what kept it away."""
         refused = {one.id: error for one in drafts if (error := self._no_room(one.fields))}
-        orders = {one.id: self._registrar.record(one, self._quota) for one in drafts if one.id not in refused}
-        return [refused.get(one.id) or self._outcome(one, orders[one.id]) for one in drafts]
-
-    def _outcome(self, draft: Draft, order: Future[Accepted]) -> Job | RiffarmError:
-        try:
-            return self._told(draft, order.result())
-        except RiffarmError as error:
-            return error
+        wanted = [one for one in drafts if one.id not in refused]
+        found = dict(zip((one.id for one in wanted), self._registrar.record_many(wanted, self._quota), strict=True))
+        outcomes = [(one, refused.get(one.id) or found[one.id]) for one in drafts]
+        return [self._told(one, outcome) if isinstance(outcome, Accepted) else outcome for one, outcome in outcomes]
 
     def recorded(self, job_id: str) -> Job | None:
         """The job with this id, if a gateway that did not live to answer has recorded it; queued if it did not.

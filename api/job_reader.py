@@ -6,21 +6,19 @@ Leaves out what a job looks like (`shared.job_view`) and whose it is (`api.intak
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import redis.asyncio
-
+from api.redis_line import RedisLine
 from api.together import Together
 from shared.errors import NotFoundError
-from shared.job_store import fields_from_view, job_key, moves
+from shared.job_store import fields_from_view, job_key
 from shared.redis_connection import reachable
 
 
 class JobReader:
     """Jobs in Redis for all requests of a gateway."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._view: Any = client.register_script(moves()["view"])
+    def __init__(self, line: RedisLine) -> None:
+        self._line = line
         self._read: Together[str, dict[str, str] | None] = Together(self._read_many)
 
     async def fields(self, job_id: str) -> dict[str, str]:
@@ -33,6 +31,6 @@ class JobReader:
 
     async def _read_many(self, wanted: Mapping[str, int]) -> dict[str, list[dict[str, str] | None]]:
         with reachable():
-            views = await self._view(args=[*wanted])
+            views = await self._line.move("view", *wanted)
         found = zip(wanted.items(), views, strict=True)
         return {job_id: [fields_from_view(view)] * count for (job_id, count), view in found}

@@ -84,7 +84,7 @@ async def submit_job(
     if once.has_key or not is_quick(body):
         response = await run_in_threadpool(once.answer, accept, wait_s)
     else:
-        job = await farm.accept_soon(body)
+        job = await farm.accept_soon(body, request.app.state.redis_line)
         response = accepted(job, wait_s)
     if not wait_s or job is None:
         return response

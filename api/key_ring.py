@@ -20,6 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from api.keys import ANY_KEYS, KEPT_S, KeyRecord, copy_from_text, is_fresh, redis_key, text_from_copy
+from api.redis_line import RedisLine
 from api.together import Together
 from shared.errors import ObjectNotFoundError, QueueUnavailableError, TransientError
 from shared.object_store import ObjectStore, has_keys, key_record_key
@@ -42,8 +43,8 @@ return ARGV[2]
 class KeyRing:
     """Knows keys by their ids. Raises QueueUnavailableError or StorageUnavailableError when it cannot know."""
 
-    def __init__(self, client: redis.asyncio.Redis, object_store: ObjectStore) -> None:
-        self._redis = client
+    def __init__(self, client: redis.asyncio.Redis, line: RedisLine, object_store: ObjectStore) -> None:
+        self._line = line
         self._objects = object_store
         self._copies = Together(self._read_copies)
         self._keep = client.register_script(_KEEP)
@@ -81,7 +82,7 @@ class KeyRing:
 
     async def _read_copies(self, wanted: Mapping[str, int]) -> dict[str, list[str | None]]:
         with reachable():
-            copies = cast("list[str | None]", await self._redis.mget([*wanted]))
+            copies = cast("list[str | None]", await self._line.ask("MGET", *wanted))
         return {key: [copy] * count for (key, count), copy in zip(wanted.items(), copies, strict=True)}
 
     def _lookup(self, key: str) -> asyncio.Task[str]:

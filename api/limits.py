@@ -16,6 +16,7 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage
 from redis.exceptions import ResponseError
 
+from api.redis_line import RedisLine
 from api.together import Together
 from shared.errors import RateLimitedError
 from shared.job_store import PREFIX
@@ -58,8 +59,8 @@ def limits_from_settings(settings: Settings, *, has_key: bool) -> Limits:
 class Meter:
     """Counts the requests of all tenants, with `limits` on Redis; what comes at once is counted at once."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._redis = client
+    def __init__(self, client: redis.asyncio.Redis, line: RedisLine) -> None:
+        self._line = line
         # The library's address says only which kind of store it is: the connections are ours.
         pool: Any = client.connection_pool
         self._storage = RedisStorage(
@@ -97,15 +98,10 @@ class Meter:
 
     async def _loads(self, wanted: Mapping[str, int]) -> dict[str, list[Load]]:
         with reachable():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.scard(f"{PREFIX}jobs:active")
-                for tenant in wanted:
-                    pipe.zcard(f"{PREFIX}jobs:live:{tenant}")
-                pipe.hmget(f"{PREFIX}audio", [*wanted])
-                farm_jobs, *jobs, audio_ms = await pipe.execute()
+            farm_jobs, *loads = await self._line.move("load", *wanted)
         return {
-            tenant: [Load(farm_jobs, own, int(ms or 0))] * count
-            for (tenant, count), own, ms in zip(wanted.items(), jobs, audio_ms, strict=True)
+            tenant: [Load(farm_jobs, jobs, audio_ms)] * count
+            for (tenant, count), jobs, audio_ms in zip(wanted.items(), loads[::2], loads[1::2], strict=True)
         }
 
 

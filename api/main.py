@@ -43,6 +43,7 @@ from api.job_reader import JobReader
 from api.metrics import RequestMetrics
 from api.problems import install_problems
 from api.quick import QuickRoutes
+from api.redis_line import RedisLine
 from api.watch import RequestWatch
 from shared.catalogue import models
 from shared.dispatch import Dispatcher, celery_app
@@ -64,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings.storage_url, settings.s3_endpoint_url, settings.s3_public_endpoint_url
     )
     celery = celery_app(settings)
-    client = async_redis_from_url(settings.redis_url)
+    client, line = async_redis_from_url(settings.redis_url), RedisLine(settings.redis_url)
     dispatcher = Dispatcher(celery)
 
     @contextlib.asynccontextmanager
@@ -72,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with EventReader(settings.redis_url) as app.state.event_reader:
             yield
         await client.aclose()
+        line.close()
         job_store.redis.close()
         celery.close()
 
@@ -87,8 +89,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.metrics = RequestMetrics()
-    app.state.job_reader = JobReader(client)
-    app.state.access = Access(settings, client, object_store)
+    app.state.redis_line = line
+    app.state.job_reader = JobReader(line)
+    app.state.access = Access(settings, client, line, object_store)
     app.state.jobs = Jobs(settings, job_store, object_store, dispatcher, models(settings.models_file))
     install_problems(app)
     app.include_router(jobs.router)

@@ -97,7 +97,7 @@ async def _submitted(request: Request) -> Response | None:
         body = JOB_REQUEST.validate_python(value_from_json(await request.body()))
     except ValueError:
         return None
-    return accepted(await farm.accept_soon(body), 0) if is_quick(body) else None
+    return accepted(await farm.accept_soon(body, request.app.state.redis_line), 0) if is_quick(body) else None
 
 
 async def _read(request: Request) -> Response:

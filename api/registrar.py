@@ -1,6 +1,6 @@
-"""Records jobs in storage and then in Redis, those that come at the same time together: one file, one round trip.
+"""Records jobs in storage and then in Redis: those that come at the same time are written together.
 
-A thread of its own does it, so that nobody else waits for a disk. Owns that it is all or nothing for each job. Leaves
+A thread of its own writes, so that nobody else waits for a disk. Owns that it is all or nothing for each job. Leaves
 out what is recorded (`api.intake`) and how (`shared.manifests`, `shared.job_store`).
 """
 
@@ -10,17 +10,21 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
+from fastapi.concurrency import run_in_threadpool
+
+from api.redis_line import RedisLine
 from shared.dispatch import Dispatcher
-from shared.errors import QueueUnavailableError, RiffarmError
-from shared.job_store import Accepted, JobStore
+from shared.errors import QueueUnavailableError, RiffarmError, TooMuchError
+from shared.job_store import Accepted, JobStore, accepted_from_answer, created_arguments
 from shared.manifests import delete_manifest, put_manifests
 from shared.object_store import ObjectStore
 from shared.plan import ResolvedRequest
 from shared.quotas import Quota
+from shared.redis_connection import reachable
 
 _AT_ONCE: Final = 64
 """Jobs recorded together, at most: who comes first must not wait for too many others."""
@@ -41,13 +45,16 @@ class _Order(NamedTuple):
     """`loop`: whose future it is that is waited for; None for a thread's."""
 
     draft: Draft
-    quota: Quota | None
-    accepted: Future[Accepted] | asyncio.Future[Accepted]
+    kept: Future[None] | asyncio.Future[None]
     loop: asyncio.AbstractEventLoop | None = None
 
 
 class Registrar:
-    """The one who records the jobs of a gateway."""
+    """The one who records the jobs of a gateway.
+
+    Raises StorageUnavailableError, QueueUnavailableError or TooMuchError for what it could not record: then nothing of
+    it is left.
+    """
 
     def __init__(self, job_store: JobStore, object_store: ObjectStore, dispatcher: Dispatcher) -> None:
         self._jobs = job_store
@@ -57,20 +64,73 @@ class Registrar:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def record(self, draft: Draft, quota: Quota | None = None) -> Future[Accepted]:
-        """Have a job recorded, and its first work queued, if its tenant's quota has room for it.
+    def record(self, draft: Draft, quota: Quota | None = None) -> Accepted:
+        """Record a job and have its first work queued, if its tenant's quota has room for it."""
+        outcome = self.record_many([draft], quota)[0]
+        if isinstance(outcome, RiffarmError):
+            raise outcome
+        return outcome
 
-        What comes of it raises StorageUnavailableError, QueueUnavailableError or TooMuchError: then nothing is left.
-        """
-        accepted: Future[Accepted] = Future()
-        self._put(_Order(draft, quota, accepted))
-        return accepted
+    def record_many(self, drafts: Sequence[Draft], quota: Quota | None = None) -> list[Accepted | RiffarmError]:
+        """As `record` for many, each on its own: in their order what it came to, or what kept it away."""
+        kept: dict[str, Future[None]] = {draft.id: Future() for draft in drafts}
+        for draft in drafts:
+            self._put(_Order(draft, kept[draft.id]))
+        found: dict[str, Accepted | RiffarmError] = {}
+        for job_id, future in kept.items():
+            try:
+                future.result()
+            except RiffarmError as error:
+                found[job_id] = error
+        found |= self._created([draft for draft in drafts if draft.id not in found], quota)
+        return [found[draft.id] for draft in drafts]
 
-    def record_soon(self, draft: Draft, quota: Quota | None = None) -> asyncio.Future[Accepted]:
-        """As `record`, to be waited for without a thread."""
+    def _created(self, drafts: Sequence[Draft], quota: Quota | None) -> dict[str, Accepted | RiffarmError]:
+        """What came of each in Redis, by id."""
+        created: Mapping[str, Accepted | RiffarmError | None]
+        try:
+            created = self._jobs.accept_many({one.id: one.fields for one in drafts}, quota)
+        except RiffarmError as error:
+            created = dict.fromkeys((one.id for one in drafts), error)
+        found = {job_id: one or QueueUnavailableError() for job_id, one in created.items()}
+        self._undo_all([job_id for job_id, one in found.items() if isinstance(one, RiffarmError)])
+        # The client is told now; that it may be told again is not worth refusing the job.
+        with contextlib.suppress(RiffarmError):
+            for draft in drafts:
+                for sentence in draft.warnings:
+                    self._jobs.warn(draft.id, sentence)
+        self._dispatcher.send_tickets(
+            [queue for one in found.values() if isinstance(one, Accepted) for queue in one.queues]
+        )
+        return found
+
+    async def record_soon(self, draft: Draft, line: RedisLine, quota: Quota | None = None) -> Accepted:
+        """As `record`, without a thread of its own for each; `line` leads to Redis."""
         loop = asyncio.get_running_loop()
-        accepted: asyncio.Future[Accepted] = loop.create_future()
-        self._put(_Order(draft, quota, accepted, loop))
+        kept: asyncio.Future[None] = loop.create_future()
+        self._put(_Order(draft, kept, loop))
+        # Who leaves now leaves what is being recorded behind: it is seen through.
+        return await asyncio.shield(asyncio.ensure_future(self._recorded(draft, kept, line, quota)))
+
+    async def _recorded(
+        self, draft: Draft, kept: asyncio.Future[None], line: RedisLine, quota: Quota | None
+    ) -> Accepted:
+        await kept
+        try:
+            with reachable():
+                answer = await line.move("create", *created_arguments(draft.id, draft.fields, quota))
+        except RiffarmError:
+            await run_in_threadpool(self._undo, draft.id)
+            raise
+        accepted = accepted_from_answer(answer, quota)
+        if isinstance(accepted, TooMuchError):
+            await run_in_threadpool(self._undo, draft.id)
+            raise accepted
+        with contextlib.suppress(RiffarmError), reachable():
+            for sentence in draft.warnings:
+                await line.move("warn", draft.id, sentence)
+        if accepted.queues:
+            await run_in_threadpool(self._dispatcher.send_tickets, accepted.queues)
         return accepted
 
     def _put(self, order: _Order) -> None:
@@ -91,42 +151,17 @@ class Registrar:
             with contextlib.suppress(queue.Empty):
                 while len(orders) < _AT_ONCE:
                     orders.append(self._orders.get_nowait())
+            errors: Mapping[str, Exception | None]
             try:
-                found = self._recorded(orders)
+                errors = put_manifests(self._objects, {one.draft.id: one.draft.fields for one in orders})
             except Exception as error:
-                found = dict.fromkeys((one.draft.id for one in orders), error)
-            told = [(order, found[order.draft.id]) for order in orders]
+                errors = dict.fromkeys((one.draft.id for one in orders), error)
+            told = [(order, errors[order.draft.id]) for order in orders]
             _settle([one for one in told if one[0].loop is None])
             # A loop is woken up once for all that wait there.
             for loop in {order.loop for order in orders if order.loop}:
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(_settle, [one for one in told if one[0].loop is loop])
-
-    def _recorded(self, orders: Sequence[_Order]) -> Mapping[str, Accepted | Exception]:
-        """What came of each, by id."""
-        errors = put_manifests(self._objects, {one.draft.id: one.draft.fields for one in orders})
-        kept = [one for one in orders if errors[one.draft.id] is None]
-        created: Mapping[str, Accepted | RiffarmError | None]
-        try:
-            created = self._jobs.accept_many(
-                {one.draft.id: one.draft.fields for one in kept}, {one.draft.id: one.quota for one in kept}
-            )
-        except RiffarmError as error:
-            created = dict.fromkeys((one.draft.id for one in kept), error)
-        found = {job_id: one or QueueUnavailableError() for job_id, one in created.items()}
-        self._undo_all([job_id for job_id, one in found.items() if isinstance(one, Exception)])
-        self._warn(one.draft for one in kept if isinstance(found[one.draft.id], Accepted))
-        self._dispatcher.send_tickets(
-            [queue for one in found.values() if isinstance(one, Accepted) for queue in one.queues]
-        )
-        return {job_id: error for job_id, error in errors.items() if error} | found
-
-    def _warn(self, drafts: Iterator[Draft]) -> None:
-        # The client is told now; that it may be told again is not worth refusing the job.
-        with contextlib.suppress(RiffarmError):
-            for draft in drafts:
-                for sentence in draft.warnings:
-                    self._jobs.warn(draft.id, sentence)
 
     def _undo_all(self, job_ids: Sequence[str]) -> None:
         if job_ids:
@@ -147,12 +182,9 @@ class Registrar:
         delete_manifest(self._objects, job_id)
 
 
-def _settle(told: Sequence[tuple[_Order, Accepted | Exception]]) -> None:
-    for order, outcome in told:
-        if order.accepted.done():
-            # Nobody waits any more: the client has gone. The job stays.
-            continue
-        if isinstance(outcome, Exception):
-            order.accepted.set_exception(outcome)
+def _settle(told: Sequence[tuple[_Order, Exception | None]]) -> None:
+    for order, error in told:
+        if error:
+            order.kept.set_exception(error)
         else:
-            order.accepted.set_result(outcome)
+            order.kept.set_result(None)

@@ -742,6 +742,15 @@ return 1
 if redis.call('EXISTS', key(ARGV[1])) == 0 then return 0 end
 return redis.call('SADD', key(ARGV[1], ':warnings'), ARGV[2])
 
+--@ load
+-- ARGV tenant, … · What has not ended: the farm's jobs, and for each tenant its jobs and its milliseconds of sound.
+local loads = {redis.call('SCARD', P .. 'jobs:active')}
+for _, tenant in ipairs(ARGV) do
+  loads[#loads + 1] = redis.call('ZCARD', P .. 'jobs:live:' .. tenant)
+  loads[#loads + 1] = tonumber(redis.call('HGET', P .. 'audio', tenant) or 0)
+end
+return loads
+
 --@ view
 -- ARGV id, … · All that is to be told of each job: its fields (none: there is no such job), how many frames are
 -- finished, its warnings, its place among those not begun (or false), the newest previews.

@@ -183,14 +183,17 @@ def moves() -> dict[str, str]:
     return {name: f"{prelude}\n{body}" for name, _, body in named}
 
 
-def _created(job_id: str, fields: Mapping[str, str | int | float], quota: Quota | None) -> list[str | int | float]:
+def created_arguments(
+    job_id: str, fields: Mapping[str, str | int | float], quota: Quota | None
+) -> list[str | int | float]:
     """What `create` is told."""
     job_key(job_id)
     pairs = (part for pair in ({"id": job_id, "status": "queued", **fields}).items() for part in pair)
     return [job_id, *(quota or ("", "", "")), *pairs]
 
 
-def _accepted(answer: Sequence[Any], quota: Quota | None) -> Accepted | TooMuchError:
+def accepted_from_answer(answer: Sequence[Any], quota: Quota | None) -> Accepted | TooMuchError:
+    """What `create` says: the job's place and the queues that need a ticket, or which limit keeps it away."""
     position, *queues = answer
     if quota and position in get_args(Full):
         return quota.error(position)
@@ -247,18 +250,18 @@ class JobStore:
 
     def accept(self, job_id: str, fields: Mapping[str, str | int | float], quota: Quota | None = None) -> Accepted:
         """As `create`; the job's place in the queue too. Raises TooMuchError where the quota has no room."""
-        accepted = _accepted(self.move("create", *_created(job_id, fields, quota)), quota)
+        accepted = accepted_from_answer(self.move("create", *created_arguments(job_id, fields, quota)), quota)
         if isinstance(accepted, TooMuchError):
             raise accepted
         return accepted
 
     def accept_many(
-        self, jobs: Mapping[str, Mapping[str, str | int | float]], quotas: Mapping[str, Quota | None]
+        self, jobs: Mapping[str, Mapping[str, str | int | float]], quota: Quota | None = None
     ) -> dict[str, Accepted | TooMuchError | None]:
         """As `accept` for many jobs in one round trip; by id, None for those that Redis did not take."""
         if not jobs:
             return {}
-        moves_ = [_created(job_id, fields, quotas[job_id]) for job_id, fields in jobs.items()]
+        moves_ = [created_arguments(job_id, fields, quota) for job_id, fields in jobs.items()]
         answers = self._made("create", moves_)
         if any(isinstance(one, NoScriptError) for one in answers):
             # Redis was started anew. A job that is there already stays as it is.
@@ -266,7 +269,7 @@ class JobStore:
                 self.redis.script_load(moves()["create"])
             answers = self._made("create", moves_)
         return {
-            job_id: None if isinstance(one, Exception) else _accepted(one, quotas[job_id])
+            job_id: None if isinstance(one, Exception) else accepted_from_answer(one, quota)
             for job_id, one in zip(jobs, answers, strict=True)
         }
 
