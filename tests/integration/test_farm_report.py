@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.client import Client, FarmError
 from api.main import create_app
+from shared.deliveries import Deliveries
 from shared.farm_state import FarmState
 from shared.job_store import JobStore
 from shared.settings import Settings
@@ -228,16 +229,18 @@ def test_without_redis_metrics_say_so_and_the_report_is_a_503(tmp_path: Path) ->
 
 
 def test_readiness_needs_a_worker_for_every_queue_and_warns_without_a_sweeper(
-    gateway: TestClient, state: FarmState
+    gateway: TestClient, state: FarmState, job_store: JobStore
 ) -> None:
-    """Without workers 503 with the reason; without a sweeper jobs end all the same, as long as nothing goes wrong."""
+    """Without workers 503 with the reason; without a sweeper jobs end all the same, as long as nothing goes wrong, and
+    without a courier webhooks wait."""
     answer = gateway.get("/ready")
     assert (answer.status_code, answer.json()["checks"]["workers"]) == (503, "no worker serves deliver, sound, render")
     state.beat("w1/1", BEAT)
     ready = gateway.get("/ready")
     assert (ready.status_code, ready.json()["ready"]) == (200, True)
-    assert "no sweeper" in ready.json()["warnings"][0]
+    assert ["no sweeper" in ready.json()["warnings"][0], "no courier" in ready.json()["warnings"][1]] == [True, True]
     state.report_sweep({}, {})
+    Deliveries(job_store.redis).take("here/1", 1, 1.0)
     assert gateway.get("/ready").json()["warnings"] == []
 
 
