@@ -5,6 +5,8 @@ BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 # One thread for each process: the tests start several, and oversubscribed cores are an order of magnitude slower.
 export OMP_NUM_THREADS ?= 1
+# Where Python may keep no compiled modules, each of the tests' hundreds of processes reads all of torch's source anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo up test test-faults test-fuzz test-load openapi check bench bench-sound bench-render bench-farm gallery lock clean
 
