@@ -56,13 +56,13 @@ class Goods:
 class Rig:
     """A gateway under attack. `key` is the attacker's own, with the scopes submit and read."""
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: Settings, http: httpx.Client) -> None:
         self.settings = settings
-        self.url = url
-        self.address = (str(httpx.URL(url).host), int(httpx.URL(url).port or 0))
+        self.http = http
+        self.url = str(http.base_url).rstrip("/")
+        self.address = (http.base_url.host, int(http.base_url.port or 0))
         self.objects = LocalDiskStore(Path(settings.storage_url.removeprefix("file:")))
         self.redis = redis.Redis.from_url(settings.redis_url, decode_responses=True)
-        self.http = httpx.Client(base_url=url, timeout=_SILENCE_S, trust_env=False)
         self._ids: dict[str, str] = {}
         self._scoped: dict[str, str] = {}
         self._own_job = ""
@@ -164,25 +164,24 @@ def environment(settings: Settings) -> dict[str, str]:
 def under_attack(settings: Settings, log: Path) -> Iterator[Rig]:
     """A gateway process over these stores."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
     with log.open("wb") as file:
         variables = environment(settings) | {"RIFFARM_PORT": str(port)}
         process = subprocess.Popen([sys.executable, "-m", "api.main"], env=variables, stdout=file, stderr=file)
     try:
-        wait_until(lambda: is_alive(url), "the gateway answers")
-        rig = Rig(settings, url)
-        yield rig
-        rig.http.close()
-        rig.redis.close()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_SILENCE_S, trust_env=False) as http:
+            wait_until(lambda: is_alive(http), "the gateway answers")
+            rig = Rig(settings, http)
+            yield rig
+            rig.redis.close()
     finally:
         process.terminate()
         process.wait(20)
 
 
-def is_alive(url: str) -> bool:
+def is_alive(http: httpx.Client) -> bool:
     """Whether the gateway answers."""
     try:
-        return httpx.get(f"{url}/health", timeout=5, trust_env=False).is_success
+        return http.get("/health", timeout=5).is_success
     except httpx.HTTPError:
         return False
 

@@ -66,7 +66,7 @@ def test_it_is_refused_and_nothing_comes_of_it(rig: Rig, case: Case) -> None:
         # What is hardly HTTP is refused before it is a request.
         assert (problem["status"], problem["instance"]) == (answer.status, answer.headers.get("x-request-id", ""))
         assert problem["detail"]
-    assert is_alive(rig.url)
+    assert is_alive(rig.http)
 
 
 def test_the_victim_has_what_it_had(rig: Rig) -> None:
