@@ -40,6 +40,7 @@ from shared.job_view import JobView
 from shared.logs import request_id
 from shared.manifests import manifest
 from shared.object_store import ObjectStore, job_paused_key, job_prefix, job_result_key, job_retry_key
+from shared.outputs import remove_delivered
 from shared.plan import Conversion, Plan, ResolvedRequest, Sources
 from shared.quotas import Quota, Room, audio_ms_from_s
 from shared.settings import Settings
@@ -219,12 +220,16 @@ class Jobs:
         return self.read(job_id)
 
     def delete(self, job_id: str) -> None:
-        """Cancel a job if it lives, and remove it with all that is its own; what it shares with others (frames,
-        uploads) stays. Safe to call again after a failure; raises NotFoundError once it is gone."""
-        self.cancel(job_id)
-        while not remove_job(job_id, self.job_store, self.object_store):
-            # It was retried meanwhile.
+        """Cancel a job if it lives, and remove it with all that is its own, and what it delivered to a bucket; what it
+        shares with others (frames, uploads) stays. Safe to call again after a failure; raises NotFoundError once it is
+        gone."""
+        is_gone = False
+        while not is_gone:
             self.cancel(job_id)
+            # While the job is there to be asked for it: whoever could not reach the bucket can try again.
+            remove_delivered(self.object_store, self.fields(job_id))
+            # Not if it was retried meanwhile.
+            is_gone = remove_job(job_id, self.job_store, self.object_store)
 
     def page(self, limit: int, cursor: str | None, wanted: Wanted) -> tuple[list[Job], str | None]:
         """Up to `limit` wanted jobs older than the cursor, newest first, and the cursor of the next page.

@@ -12,8 +12,17 @@ from typing import Final
 
 from api.lengths import wrong_lengths
 from shared.catalogue import ModelDefaults, ModelEntry, seed_images
-from shared.contracts import MAX_DURATION_S, ClipRequest, ConvertRequest, RemixRequest, TrackRequest, Webhook
+from shared.contracts import (
+    MAX_DURATION_S,
+    ClipRequest,
+    ConvertRequest,
+    OutputPlace,
+    RemixRequest,
+    TrackRequest,
+    Webhook,
+)
 from shared.errors import FieldError, InvalidRequestError
+from shared.object_store import bucket_from_url
 from shared.plan import Conversion, Plan, RenderRequest, ResolvedRequest, Sources
 from shared.resolving import resolve
 from shared.settings import Settings
@@ -138,6 +147,17 @@ class Planner:
             yield FieldError("formats", "each format once", ", ".join(request.formats), "no repeats")
         if request.webhook:
             yield from self._wrong_webhook(request.webhook)
+        if request.output:
+            yield from self._wrong_place(request.output)
+
+    def _wrong_place(self, place: OutputPlace) -> Iterator[FieldError]:
+        allowed = self.settings.output_bucket_names
+        if bucket_from_url(self.settings.storage_url) is None:
+            message = "this farm keeps its files on a disk and delivers to no bucket; leave output out"
+            yield FieldError("output.bucket", message, place.bucket)
+        elif place.bucket not in allowed:
+            message = "not a bucket that this farm delivers to" if allowed else "this farm delivers to no bucket"
+            yield FieldError("output.bucket", message, place.bucket, allowed)
 
     def _wrong_webhook(self, webhook: Webhook) -> Iterator[FieldError]:
         try:

@@ -26,6 +26,7 @@ from shared.contracts import (
     ConvertRequest,
     JobType,
     Keyframe,
+    OutputPlace,
     PowerCurve,
     RemixRequest,
     TrackRequest,
@@ -121,6 +122,7 @@ _INNER_MODELS: Final[dict[str, type[BaseModel]]] = {
     "keyframes": Keyframe,
     "end": ClipEnd,
     "alpha_curve": PowerCurve,
+    "output": OutputPlace,
     "webhook": Webhook,
 }
 

@@ -27,7 +27,8 @@ from api.problems import responses
 from shared.contracts import TERMINAL, Job
 from shared.errors import NotFoundError, RiffarmError
 from shared.job_view import output_signature
-from shared.object_store import content_disposition, output_key
+from shared.object_store import content_disposition
+from shared.outputs import output_object, place_of
 from shared.predictions import STREAM, PredictionView, log_lines
 
 router = APIRouter(prefix="/v1", tags=["replicate"])
@@ -66,9 +67,12 @@ def read_output(
 ) -> Response:
     """A finished file, wherever it is kept. Takes one range; the signed links in a prediction's `output` lead here."""
     _check(farm, prediction_id, name, expires, signature)
-    outputs = json.loads(farm.job_store.read(prediction_id).get("outputs", "[]"))
-    found = next((one for one in outputs if one["name"] == name), None)
-    if found is None or not farm.object_store.exists(output_key(prediction_id, name)):
+    fields = farm.job_store.read(prediction_id)
+    found = next((one for one in json.loads(fields.get("outputs", "[]")) if one["name"] == name), None)
+    if found is None:
+        raise NotFoundError(f"The output {name[:80]} is not there any more.")
+    store, key = output_object(farm.object_store, place_of(fields), prediction_id, found)
+    if not store.exists(key):
         raise NotFoundError(f"The output {name[:80]} is not there any more.")
     etag, size = f'"{found["sha256"]}"', int(found["bytes"])
     headers = {"Accept-Ranges": "bytes", "ETag": etag, "Content-Disposition": content_disposition(name)}
@@ -79,7 +83,7 @@ def read_output(
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
     sent = range(size) if part is None else part
     headers["Content-Length"] = str(len(sent))
-    pieces = farm.object_store.pieces(output_key(prediction_id, name), sent.start, sent.stop)
+    pieces = store.pieces(key, sent.start, sent.stop)
     return StreamingResponse(pieces, 200 if part is None else 206, headers, media_type=found["media_type"])
 
 

@@ -17,6 +17,7 @@ from shared.prompts import weighted_parts
 MAX_SEED: Final = 2**32 - 1
 MAX_DURATION_S: Final = 36_000.0
 MAX_PROMPT_CHARACTERS: Final = 500
+MAX_PREFIX_CHARACTERS: Final = 512
 LOUDNESS_LUFS: Final = -16.0
 """What sound is brought to unless asked otherwise: loud, while the limiter has next to nothing to do."""
 
@@ -39,6 +40,10 @@ WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.fail
 TERMINAL: Final[frozenset[Status]] = frozenset({"succeeded", "failed", "canceled"})
 
 
+_PLACE_NAME: Final = "[A-Za-z0-9_=+@,-][A-Za-z0-9_=+@,.-]{0,254}"
+_PLACE: Final = f"^({_PLACE_NAME}(/{_PLACE_NAME})*/?)?$"
+
+
 def _is_encodable(text: str) -> str:
     """Refuse lone surrogates and NULs: neither can be stored or sent on as UTF-8 text."""
     if "\x00" in text or re.search("[\ud800-\udfff]", text):
@@ -50,6 +55,13 @@ def _has_readable_weights(prompt: str) -> str:
     """Refuse brackets that make no sense: see `shared.prompts`."""
     weighted_parts(prompt)
     return prompt
+
+
+def _is_place(prefix: str) -> str:
+    """Refuse what could lead out of its place, or hardly be written in a URL; a slash at the end says nothing."""
+    if not re.fullmatch(_PLACE, prefix):
+        raise ValueError("must be names of letters, digits and _=+@,.- with / between them, none beginning with a dot")
+    return prefix.removesuffix("/")
 
 
 class _Contract(BaseModel):
@@ -88,6 +100,21 @@ class Webhook(_Contract):
     )
     form: Literal["job", "prediction"] = Field(
         "job", description="What is posted: an event with the job, or the job as Replicate's clients read it."
+    )
+
+
+class OutputPlace(_Contract):
+    """Where a job's finished files go, in place of the farm's own storage: to `{prefix}/{job id}/{name}`."""
+
+    bucket: Annotated[Text, Field(min_length=1, max_length=63)] = Field(
+        description="An S3 bucket that this farm's operator allows."
+    )
+    prefix: Annotated[str, AfterValidator(_is_place)] = Field(
+        "",
+        max_length=MAX_PREFIX_CHARACTERS,
+        json_schema_extra={"pattern": _PLACE},
+        description="What the files' keys begin with: names of letters, digits and `_=+@,.-` with `/` between them, "
+        "none beginning with a dot. Below it each job has a folder of its own.",
     )
 
 
@@ -153,6 +180,11 @@ class _Request(_Contract):
         None, ge=1, le=30 * 86_400, description="Cancel the job if it has not ended after so many seconds."
     )
     webhook: Webhook | None = Field(None, description="Where to post signed news of this job.")
+    output: OutputPlace | None = Field(
+        None,
+        description="A bucket of yours for the finished files, on a farm that keeps its own on S3; previews stay with "
+        "the farm. What is delivered there is removed by DELETE alone.",
+    )
     labels: dict[Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]] = Field(
         default_factory=dict, max_length=16, description="Your own marks, to filter by."
     )

@@ -16,6 +16,7 @@
     │   ├── StorageUnavailableError
     │   └── QueueUnavailableError
     ├── RenderError             final: trying again gives the same
+    ├── OutputRefusedError      the client's bucket takes no output
     ├── JobCanceled             control flow, not a failure
     ├── LeaseLostError          another attempt has taken over; this one is late
     ├── WorkerDraining          control flow: hand back what is under way
@@ -114,6 +115,10 @@ class QueueUnavailableError(TransientError):
 
 class RenderError(RiffarmError):
     """The job cannot be rendered."""
+
+
+class OutputRefusedError(RiffarmError):
+    """The bucket that the request names takes no output."""
 
 
 class JobCanceled(RiffarmError):  # noqa: N818 — control flow, not an error

@@ -23,13 +23,15 @@ from shared.contracts import (
     JobUrls,
     Metrics,
     Output,
+    OutputPlace,
     Preview,
     Progress,
     Stage,
     Status,
 )
 from shared.job_store import new_fields
-from shared.object_store import ObjectStore, output_key
+from shared.object_store import ObjectStore
+from shared.outputs import output_object, place_of
 from shared.plan import ResolvedRequest
 from shared.settings import Settings
 
@@ -74,7 +76,7 @@ class JobView:
 
     def job(self, fields: dict[str, str], request: ResolvedRequest | None = None) -> Job:
         """The job recorded in `fields` (`JobStore.read`); its request is read from there, unless it is known."""
-        job_id = fields["id"]
+        job_id, place = fields["id"], place_of(fields)
         url = self.url(job_id)
         return Job.model_construct(
             id=job_id,
@@ -87,7 +89,7 @@ class JobView:
             progress=progress_from_fields(fields, time.time()),
             queue_position=int(fields["queue_position"]) if fields["queue_position"] else None,
             input=request or _request_from_json(fields["input"]),
-            outputs=[self._output(job_id, output) for output in _listed(fields.get("outputs", "[]"))],
+            outputs=[self._output(job_id, output, place) for output in _listed(fields.get("outputs", "[]"))],
             previews=_previews(fields),
             error=JobFailure(**json.loads(fields["error"])) if fields.get("error") else None,
             warnings=_listed(fields["warnings"]),
@@ -98,10 +100,11 @@ class JobView:
             urls=JobUrls(self=url, **{name: f"{url}/{name}" for name in JobUrls.model_fields if name != "self"}),
         )
 
-    def _output(self, job_id: str, output: dict[str, Any]) -> Output:
+    def _output(self, job_id: str, output: dict[str, Any], place: OutputPlace | None) -> Output:
         expires_s = int(time.time()) + self._ttl_s
         name, media_type = output["name"], output["media_type"]
-        url = self._object_store.url(output_key(job_id, name), self._ttl_s, name, media_type)
+        store, key = output_object(self._object_store, place, job_id, output)
+        url = store.url(key, self._ttl_s, name, media_type)
         if url is None:
             signature = output_signature(self._secret, job_id, name, expires_s)
             url = f"{self.url(job_id)}/outputs/{quote(name)}?expires={expires_s}&signature={signature}"

@@ -111,6 +111,16 @@ def output_key(job_id: str, name: str) -> str:
     return f"jobs/{_name(job_id)}/outputs/{_name(name)}"
 
 
+def delivered_key(job_id: str, name: str) -> str:
+    """Where one output of a job is in a bucket that the job's request names, below the request's prefix."""
+    return f"{delivered_prefix(job_id)}{_name(name)}"
+
+
+def delivered_prefix(job_id: str) -> str:
+    """What the keys of all begin with that was delivered of a job. Its id keeps two jobs, and so two tenants, apart."""
+    return f"{_name(job_id)}/"
+
+
 def frame_key(frame_hash: str) -> str:
     """Where a frame is kept, by the hash of all that determines it; shared by all jobs."""
     return f"frames/{_hash(frame_hash)[:2]}/{frame_hash}.png"
@@ -201,6 +211,9 @@ class ObjectStore(Protocol):
     def check(self) -> None:
         """Return when storage answers now."""
 
+    def beside(self, bucket: str, prefix: str) -> ObjectStore | None:
+        """Another bucket of the same server, below a prefix, with the same rights; None where there are no buckets."""
+
 
 class LocalDiskStore:
     """Objects as files below one folder. No key may be the folder of another."""
@@ -289,6 +302,9 @@ class LocalDiskStore:
             file.write(b"riffarm")
             file.flush()
 
+    def beside(self, bucket: str, prefix: str) -> None:
+        return None
+
     def _walk(self, folder: str, prefix: str) -> Iterator[str]:
         try:
             entries = [entry for entry in os.scandir(self.root / folder) if not entry.name.startswith(".")]
@@ -357,6 +373,9 @@ class LocalDiskStore:
 
 def _link(path: Path, other: Path) -> None:
     """Let a whole file have another name beside its own, in place of whatever had that name."""
+    with suppress(OSError):
+        os.link(path, other)
+        return
     aside = other.parent / f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     try:
         os.link(path, aside)
@@ -376,6 +395,12 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def bucket_from_url(url: str) -> str | None:
+    """The bucket that `s3://bucket/prefix` names; None for any other URL."""
+    match = _S3_URL_PATTERN.fullmatch(url)
+    return match["bucket"] if match else None
 
 
 def object_store_from_url(

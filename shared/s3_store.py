@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +52,7 @@ class S3Store:
         `public_endpoint_url` is the address in links where clients reach the server under another name than we do.
         """
         self.bucket = bucket
-        self._prefix = f"{checked_key(prefix)}/" if prefix else ""
+        self._prefix = _folder(prefix)
         self._client = _s3_client(endpoint_url, region)
         self._public_client = _s3_client(public_endpoint_url, region) if public_endpoint_url else self._client
         self._transfer = TransferConfig(multipart_threshold=MULTIPART_THRESHOLD_BYTES, max_concurrency=4)
@@ -132,6 +133,11 @@ class S3Store:
         except ObjectNotFoundError as error:
             raise StorageUnavailableError(f"there is no bucket s3://{self.bucket}") from error
 
+    def beside(self, bucket: str, prefix: str) -> S3Store:
+        other = copy(self)
+        other.bucket, other._prefix = bucket, _folder(prefix)
+        return other
+
     def _address(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._prefix + checked_key(key)}
 
@@ -148,6 +154,10 @@ class S3Store:
 
     def _unavailable(self, error: Exception) -> StorageUnavailableError:
         return StorageUnavailableError(f"the bucket s3://{self.bucket} cannot be used: {error}")
+
+
+def _folder(prefix: str) -> str:
+    return f"{checked_key(prefix)}/" if prefix else ""
 
 
 def _s3_client(endpoint_url: str | None, region: str | None) -> Any:

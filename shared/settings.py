@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.object_store import bucket_from_url
 from shared.secrecy import hide
 
 _MIN_SECRET_CHARACTERS: Final = 32
@@ -32,6 +33,9 @@ class Settings(BaseSettings):
     storage_url: str = Field(description="file:DIR or s3://bucket/prefix")
     s3_endpoint_url: str | None = Field(None, description="S3 server other than AWS")
     s3_public_endpoint_url: str | None = Field(None, description="The same server as clients reach it, for their links")
+    output_buckets: str = Field(
+        "", description="Other buckets of that server that requests may name for their outputs, with commas"
+    )
     secret: SecretStr = Field(description="Signs the URLs of outputs on local disk; at least 32 characters")
     webhook_secret: SecretStr | None = Field(
         None, description="whsec_<base64 of 24..64 bytes>; signs the default tenant's webhooks until it is rotated"
@@ -111,6 +115,20 @@ class Settings(BaseSettings):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
 
+    @property
+    def output_bucket_names(self) -> list[str]:
+        """The buckets that a request may name for its outputs."""
+        return _names(self.output_buckets)
+
+    @field_validator("output_buckets")
+    @classmethod
+    def _are_not_the_farms_own(cls, names: str, info: ValidationInfo) -> str:
+        # A request's prefix would lead anywhere in it, to other tenants' jobs and to keys.
+        own = bucket_from_url(info.data.get("storage_url", ""))
+        if own and own in _names(names):
+            raise ValueError("names the farm's own bucket; outputs that are to stay with the farm need none")
+        return names
+
     @field_validator("secret", "gateway_key", "metrics_key")
     @classmethod
     def _is_long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
@@ -135,6 +153,10 @@ class Settings(BaseSettings):
                 'must be whsec_<base64 of 24 to 64 bytes>; make one with: echo "whsec_$(openssl rand -base64 32)"'
             )
         return secret
+
+
+def _names(text: str) -> list[str]:
+    return [name for one in text.split(",") if (name := one.strip())]
 
 
 def settings_from_environment(data: Path | None = None) -> Settings:

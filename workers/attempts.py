@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import random
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
-import stamina
 import structlog
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import telemetry
 from shared.contracts import JobFailure
@@ -25,7 +21,7 @@ from shared.dispatch import Dispatcher
 from shared.errors import (
     JobCanceled,
     LeaseLostError,
-    QueueUnavailableError,
+    OutputRefusedError,
     RenderError,
     RiffarmError,
     TransientError,
@@ -34,11 +30,10 @@ from shared.errors import (
 from shared.job_store import Attempt, JobStore, Returned
 from workers.lease import Lease
 from workers.losses import follow_loss
+from workers.patience import PATIENCE_S, patiently
 from workers.tasks import Tasks
 
 log = structlog.get_logger()
-_PATIENCE_S: Final = 45.0
-"""How long a worker tries again before others may: the fault may be its own."""
 _PAUSE_AFTER_LOSS_S: Final = 2.0
 
 
@@ -83,7 +78,7 @@ class Attempts:
     def _see_through(self, lease: Lease) -> None:
         attempt = lease.attempt
         try:
-            patiently(lambda: self._tasks.run(lease), _PATIENCE_S, lease.check)
+            patiently(lambda: self._tasks.run(lease), PATIENCE_S, lease.check)
             self.items_done += 1
         except JobCanceled:
             log.info("stopped: the job has ended")
@@ -98,6 +93,11 @@ class Attempts:
         except RenderError as error:
             log.error("job failed", error=error.message)  # noqa: TRY400 — the sentence says it all
             failure = JobFailure(code="render_failed", message=error.message, retryable=False)
+            patiently(lambda: self._tasks.fail(attempt, failure))
+        except OutputRefusedError as error:
+            log.error("job failed", error=error.message)  # noqa: TRY400 — the sentence says it all
+            # What it finished is kept: once the bucket is mended, a retry has only to deliver.
+            failure = JobFailure(code="output_refused", message=error.message, retryable=True)
             patiently(lambda: self._tasks.fail(attempt, failure))
         except Exception as error:
             log.exception("attempt failed")
@@ -145,28 +145,3 @@ def _told_of(attempt: Attempt) -> Iterator[None]:
         telemetry.span(kind, marks, parent=attempt.traceparent, kind="consumer"),
     ):
         yield
-
-
-def patiently(
-    function: Callable[[], Any], patience_s: float | None = None, check: Callable[[], None] = lambda: None
-) -> Any:
-    """Call again, with growing pauses, while storage or Redis do not answer: an accepted job is not lost.
-
-    Raises the TransientError after `patience_s`, None: never; but while Redis is away there is nobody to tell. Raises
-    what `check` raises before another try.
-    """
-    deadline_s = None if patience_s is None else time.monotonic() + patience_s
-
-    def may_pass(error: Exception) -> bool:
-        is_away = isinstance(error, QueueUnavailableError | RedisConnectionError | RedisTimeoutError)
-        if not is_away and not isinstance(error, TransientError):
-            return False
-        is_patient = deadline_s is None or time.monotonic() < deadline_s
-        return is_patient or is_away
-
-    for attempt in stamina.retry_context(on=may_pass, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
-        with attempt:
-            if attempt.num > 1:
-                check()
-            return function()
-    raise AssertionError("retries have no end")

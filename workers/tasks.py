@@ -23,7 +23,7 @@ from shared import telemetry
 from shared.contracts import JobFailure, RemixRequest
 from shared.dispatch import Dispatcher, needed_frames, plan_from_texts
 from shared.endings import fail_job, follow_up_end
-from shared.errors import LeaseLostError, ObjectNotFoundError, RenderError
+from shared.errors import JobCanceled, LeaseLostError, ObjectNotFoundError, RenderError
 from shared.frames import Frame, frame_hash
 from shared.job_store import Attempt, JobStore
 from shared.job_view import JobView
@@ -35,6 +35,7 @@ from shared.object_store import (
     output_key,
     preview_prefix,
 )
+from shared.outputs import remove_delivered
 from shared.plan import Chunk, Conversion, Plan
 from shared.settings import Settings
 from shared.spectrogram_params import DEFAULT_MAX_VALUE
@@ -237,6 +238,14 @@ class Tasks:
 
     def deliver(self, lease: Lease) -> None:
         """Make and upload the files of a job, end it, queue the news of it."""
+        try:
+            self._deliver(lease)
+        except (JobCanceled, LeaseLostError):
+            self._take_back(lease.attempt)
+            raise
+        self._follow_up_end(lease.attempt.job_id)
+
+    def _deliver(self, lease: Lease) -> None:
         started_s = time.monotonic()
         attempt = lease.attempt
         delivery = Delivery(attempt.job_id, self._jobs, self._objects, lease.check)
@@ -245,7 +254,12 @@ class Tasks:
         fields["encode_ms"] = _ms_since(started_s)
         if not self._jobs.finish(attempt.job_id, "succeeded", fields, attempt):
             raise LeaseLostError
-        self._follow_up_end(attempt.job_id)
+
+    def _take_back(self, attempt: Attempt) -> None:
+        """Leave nothing of a job that was canceled or deleted in a bucket of its client's."""
+        # Of a job that goes on another attempt delivers, under the same names.
+        if self._jobs.status(attempt.job_id) in (None, "canceled"):
+            remove_delivered(self._objects, {"id": attempt.job_id, "input": attempt.input})
 
     def _reopened(self, lease: Lease) -> bool:
         """Have frames or chunks that storage lost made again before the item is; False when nothing is lost."""

@@ -13,10 +13,10 @@ from PIL import Image
 from api.intake import Jobs
 from shared import dispatch
 from shared.catalogue import ModelEntry
-from shared.contracts import Keyframe, TrackRequest
+from shared.contracts import Keyframe, OutputPlace, TrackRequest
 from shared.frames import Frame, frame_hash
 from shared.job_store import JobStore
-from shared.object_store import LocalDiskStore, chunk_key, frame_key
+from shared.object_store import LocalDiskStore, ObjectStore, chunk_key, frame_key
 from shared.plan import Plan
 from shared.settings import Settings
 from workers.attempts import Attempts
@@ -52,10 +52,18 @@ class Pipeline:
 
 
 class Farm:
-    """A worker and a gateway by hand, over one folder, and one track."""
+    """A worker and a gateway by hand, over one folder or another store, and one track."""
 
-    def __init__(self, settings: Settings, job_store: JobStore, folder: Path, duration_s: float = 66.56) -> None:
-        self.store, self.objects = job_store, LocalDiskStore(folder)
+    def __init__(
+        self,
+        settings: Settings,
+        job_store: JobStore,
+        storage: Path | ObjectStore,
+        duration_s: float = 66.56,
+        output: OutputPlace | None = None,
+    ) -> None:
+        self.store = job_store
+        self.objects = LocalDiskStore(storage) if isinstance(storage, Path) else storage
         dispatcher = dispatch.Dispatcher(dispatch.celery_app(settings))
         self.jobs = Jobs(settings, job_store, self.objects, dispatcher, {"stub": ModelEntry("stub", "stub", "1", "1")})
         pipeline: Any = Pipeline()
@@ -70,6 +78,7 @@ class Farm:
                 joins="repaint",
                 formats=["wav"],
                 quality="fast",
+                output=output,
             )
         )
         plan = dispatch.plan_of(job_store.read(self.job_id))

@@ -17,6 +17,23 @@ from tests.conftest import SECRET, Valkey
 from tests.integration.gateway_probes import CLIP, TRACK, job_keys, recorded, waiting_batches
 from tests.tiny_audio import FORMATS, cut, write_tone
 
+BAD_PREFIXES = [
+    "..",
+    "a/../b",
+    "/a",
+    "a//b",
+    "//",
+    ".a",
+    "a/.b",
+    "a\x00b",
+    "a\nb",
+    "a\x7fb",
+    "a b",
+    "é",
+    "a\\b",
+    "a" * 513,
+]
+
 WRONG: list[tuple[str, Any, str]] = [
     ("no prompt", {"type": "clip"}, "prompt"),
     ("empty prompt", {**CLIP, "prompt": ""}, "prompt"),
@@ -44,6 +61,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("format twice", {**CLIP, "formats": ["wav", "wav"]}, "formats"),
     ("unknown sampler", {**CLIP, "sampler": "magic"}, "sampler"),
     ("unknown field", {**CLIP, "promt": "a"}, "promt"),
+    ("output without bucket", {**CLIP, "output": {"prefix": "a"}}, "output.bucket"),
+    ("output to a bucket from a farm on a disk", {**CLIP, "output": {"bucket": "client"}}, "output.bucket"),
+    ("output with a key", {**CLIP, "output": {"bucket": "client", "secret": "x"}}, "output.secret"),
+    ("output as text", {**CLIP, "output": "s3://client/a"}, "output"),
+    *(
+        (f"prefix {prefix[:20]!r}", {**CLIP, "output": {"bucket": "client", "prefix": prefix}}, "output.prefix")
+        for prefix in BAD_PREFIXES
+    ),
     ("seed below 0", {**CLIP, "seed": -1}, "seed"),
     ("seed above the top", {**CLIP, "seed": 2**32}, "seed"),
     ("huge seed", b'{"type": "clip", "prompt": "a", "seed": ' + b"9" * 400 + b"}", "seed"),

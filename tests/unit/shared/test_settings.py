@@ -35,11 +35,12 @@ def test_right_settings_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         ("WEBHOOK_SECRET", SECRET),
         ("PORT", "70000"),
         ("LOG_FORMAT", "runes"),
+        ("OUTPUT_BUCKETS", "client, farm"),
     ],
 )
 def test_a_wrong_variable_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """An empty key would let everybody in, a short one soon."""
-    set_environment(monkeypatch, **{name: value})
+    set_environment(monkeypatch, **{"STORAGE_URL": "s3://farm/x", name: value})
     with pytest.raises(SystemExit) as ended:
         settings_from_environment()
     assert f"RIFFARM_{name}: " in str(ended.value)
