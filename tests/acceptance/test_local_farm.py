@@ -20,7 +20,9 @@ import soundfile
 
 from tests.conftest import Farm, running_farm, wait_until
 
+ROOT = Path(__file__).parents[2]
 STUB = {"RIFFARM_WORKER_APP": "tests.stub_worker:app"}
+SLOW_STUB = STUB | {"RIFFARM_STUB_FRAME_S": "0.3"}
 KEYFRAMES = [{"prompt": "a", "seed": 1}, {"prompt": "b", "seed": 2}]
 
 
@@ -96,17 +98,20 @@ def test_another_address_needs_a_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"),
+    ("moment", "number", "variables"),
     [
-        ("at once", signal.SIGINT),
-        ("starting", signal.SIGINT),
-        ("rendering", signal.SIGINT),
-        ("rendering", signal.SIGHUP),
+        ("at once", signal.SIGINT, {}),
+        ("starting", signal.SIGINT, {}),
+        ("rendering", signal.SIGINT, {}),
+        ("rendering", signal.SIGHUP, SLOW_STUB),
     ],
+    ids=["at once", "starting", "rendering", "rendering, terminal closed"],
 )
-def test_ctrl_c_leaves_no_process_and_no_broken_file(tmp_path: Path, moment: str, number: signal.Signals) -> None:
+def test_ctrl_c_leaves_no_process_and_no_broken_file(
+    tmp_path: Path, moment: str, number: signal.Signals, variables: dict[str, str]
+) -> None:
     """Whenever it comes, also as a closed terminal, all that was started ends and the folder holds no half file."""
-    with rendering(tmp_path, "a", "b") as process:
+    with rendering(tmp_path, "a", "b", **variables) as process:
         own = psutil.Process(process.pid)
         wait_until(lambda: process.poll() is not None or len(own.children(recursive=True)) >= 1, "the farm starts")
         if moment != "at once":
@@ -135,12 +140,15 @@ def test_a_killed_render_takes_its_farm_with_it(tmp_path: Path) -> None:
 
 
 @contextmanager
-def rendering(folder: Path, *prompts: str) -> Iterator[subprocess.Popen[str]]:
+def rendering(folder: Path, *prompts: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A long `riffarm render` with a farm of its own in the folder; nothing of it outlives the block."""
     # A shell starts what runs in its background deaf to Ctrl-C, and children inherit that: not what is tried here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "api.cli", "render", *prompts, "--duration", "3m", "--output", "out/a.flac"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     try:
         yield process
     finally:
@@ -200,7 +208,7 @@ def command(process: psutil.Process) -> str:
 
 def test_workers_come_with_the_backlog_and_go_when_it_is_quiet(tmp_path: Path) -> None:
     """`auto:2`: a second worker under load, both at work, /ready all along; then one goes in order and stays away."""
-    variables = STUB | {"RIFFARM_STUB_FRAME_S": "0.3", "RIFFARM_SCALE_TARGET_S": "3", "RIFFARM_SCALE_QUIET_S": "3"}
+    variables = SLOW_STUB | {"RIFFARM_SCALE_TARGET_S": "3", "RIFFARM_SCALE_QUIET_S": "3"}
     with running_farm(tmp_path / "data", "--workers", "auto:2", environment=variables) as farm:
         assert names(farm) == {"worker-1"}
         refusals: list[int] = []
