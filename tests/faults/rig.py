@@ -33,13 +33,14 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 class Farm:
-    """Valkey, a gateway, workers and a sweeper, in a folder of their own."""
+    """Valkey, a gateway, workers, a sweeper and, where asked for, couriers, in a folder of their own."""
 
     def __init__(
         self,
         folder: Path,
         workers: int = 2,
         *,
+        couriers: int = 0,
         frame_s: float = FRAME_S,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -69,6 +70,9 @@ class Farm:
         self._add("sweeper", [sys.executable, "-m", "workers.sweeper"])
         for name in self.workers:
             self._add(name, [sys.executable, "-m", "workers.main", "--name", name])
+        self.couriers = [f"courier-{number}" for number in range(1, couriers + 1)]
+        for name in self.couriers:
+            self._add(name, [sys.executable, "-m", "workers.courier"])
         self.client = Client(f"http://127.0.0.1:{self.port}", timeout_s=20.0)
         self.redis = redis.Redis(port=self.valkey_port, decode_responses=True)
         self.state = FarmState(self.redis)

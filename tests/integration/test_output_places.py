@@ -18,6 +18,7 @@ from shared.endings import remove_job
 from shared.errors import StorageUnavailableError
 from shared.job_store import JobStore
 from shared.object_store import ObjectStore, checked_key, job_prefix, object_store_from_url
+from shared.predictions import PredictionView
 from shared.settings import Settings
 from tests.integration.farm_by_hand import Farm
 from tests.integration.gateway_probes import CLIP, TRACK
@@ -53,9 +54,7 @@ class Client:
 
 
 @pytest.fixture
-def client(
-    settings: Settings, job_store: JobStore, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> Client:
+def client(settings: Settings, job_store: JobStore, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Client:
     """A farm on S3 with one bucket for its clients, and one that is not there."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
@@ -179,6 +178,15 @@ def test_a_preview_stays_with_the_farm(client: Client) -> None:
     assert sound.is_preview
     assert httpx.get(sound.url).status_code == 200
     assert client.objects() == []
+
+
+def test_replicates_clients_read_them_through_the_gateway(client: Client) -> None:
+    """On that face no link leads to storage, wherever the file is."""
+    job = ended(client.farm("music"))
+    (sound, _) = PredictionView(client.settings).output_urls(job)
+    with TestClient(create_app(client.settings), base_url="http://localhost") as gateway:
+        read = gateway.get(sound.removeprefix(client.settings.base_url), headers={"Range": "bytes=0-3"})
+    assert (read.status_code, read.content) == (206, b"RIFF")
 
 
 @pytest.mark.parametrize("body", [CLIP, TRACK])
