@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 # Where Python may keep no compiled modules, each of the tests' hundreds of processes reads all of torch's source anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up test test-faults test-fuzz test-load openapi check bench bench-sound bench-render bench-farm gallery lock clean
+.PHONY: help setup demo up test test-unit test-farms test-faults test-fuzz test-load openapi check bench bench-sound bench-render bench-farm gallery lock clean
 
 help:            ## Show what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,8 +34,16 @@ demo: setup      ## Render a 41 s track on a farm of its own, into out/
 up: setup        ## Run a farm on this machine until Ctrl-C
 	$(BIN)/riffarm up
 
-test: check      ## Check and run all tests but those that need a GPU
-	$(BIN)/python -m pytest
+test: setup      ## Check and run all tests but those that need a GPU
+	@# Two at a time: the unit tests keep one core busy for minutes, the others mostly wait for their farms.
+	$(MAKE) --no-print-directory --jobs=2 check test-unit test-farms
+
+test-unit: setup
+	@# Its report comes whole, not between the others' lines.
+	@mkdir -p out; $(BIN)/python -m pytest tests/unit >out/unit.log 2>&1; ended=$$?; cat out/unit.log; exit $$ended
+
+test-farms: setup
+	$(BIN)/python -m pytest --ignore=tests/unit
 
 test-faults: setup  ## Kill, freeze, cut off and fill every part of a farm: 200 random kills and more, ten minutes
 	RIFFARM_FAULT_KILLS=200 $(BIN)/python -m pytest -m 'not gpu' tests/faults
