@@ -251,13 +251,22 @@ def test_a_painted_joint_keeps_what_the_mask_keeps(og_beat: Image.Image, tmp_pat
     assert plan.frame(2).mask_image != clip(duration_s=10.24, joins="repaint").frame(2).mask_image
 
 
+def eight_frames() -> Plan:
+    """A track of two prompts in two steps."""
+    keyframes = (Keyframe(prompt=prompt, seed=1) for prompt in ("jazz piano", BEAT))
+    return track(*keyframes, duration_s=40.96, num_inference_steps=2)
+
+
+@pytest.fixture(scope="module")
+def alone(mini: FramePipeline) -> list[bytes]:
+    """Each of them drawn by itself."""
+    return [drawn(mini, eight_frames(), number)[0].tobytes() for number in range(8)]
+
+
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6, 7], [5, 2, 7, 0, 6, 1, 4, 3]])
-def test_frames_have_the_same_bits_in_any_company(mini: FramePipeline, order: list[int]) -> None:
+def test_frames_have_the_same_bits_in_any_company(mini: FramePipeline, alone: list[bytes], order: list[int]) -> None:
     """Alone, in batches of 2, 5 and 8, and in any order."""
-    plan = track(
-        *(Keyframe(prompt=prompt, seed=1) for prompt in ("jazz piano", BEAT)), duration_s=40.96, num_inference_steps=2
-    )
-    alone = {number: drawn(mini, plan, number)[0].tobytes() for number in range(8)}
+    plan = eight_frames()
     for size in (2, 5, 8):
         for at in range(0, 8, size):
             numbers = order[at : at + size]
