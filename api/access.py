@@ -6,11 +6,11 @@ Owns the dependencies that routes take. Leaves out what every request meets befo
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Any, Final, get_args
 from urllib.parse import urlsplit
 
@@ -39,6 +39,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=256)
 def _is_of_loopback(url: str) -> bool:
     try:
         return is_loopback(urlsplit(url).hostname or "")
@@ -119,13 +120,10 @@ class Access:
         Raises QueueUnavailableError.
         """
         limits, room = self._limits[caller.is_limited], None
+        number = await self._meter.count(caller.tenant, limits.requests_per_minute)
         if adds:
-            # At the same time they take no longer than one of them.
-            number, load = await asyncio.gather(self._meter.count(caller.tenant), self._meter.load(caller.tenant))
             quota = Quota(self._settings.max_queued_jobs, limits.jobs, 1_000 * limits.audio_s)
-            room = Room(quota, load, limits.upload_bytes)
-        else:
-            number = await self._meter.count(caller.tenant)
+            room = Room(quota, await self._meter.load(caller.tenant, quota), limits.upload_bytes)
         return Standing.now(number, limits.requests_per_minute), room
 
     def _is_operators(self, text: str) -> bool:

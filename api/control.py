@@ -25,19 +25,19 @@ def cancel_job(job_id: str, farm: Submitting, once: OncePerKey) -> Response:
 
     One that has ended stays as it is.
     """
-    return once.answer(lambda _: answer(farm.cancel(job_id)))
+    return once.answer(lambda _: answer(farm.cancel(job_id).model_dump_json()))
 
 
 @router.post("/{job_id}/pause", response_model=Job, responses=_ONCE, summary="Pause a job")
 def pause_job(job_id: str, farm: Submitting, once: OncePerKey) -> Response:
     """Begin nothing more of a job; what runs of it comes to its end. One that has ended stays as it is."""
-    return once.answer(lambda _: answer(farm.pause(job_id)))
+    return once.answer(lambda _: answer(farm.pause(job_id).model_dump_json()))
 
 
 @router.post("/{job_id}/resume", response_model=Job, responses=_ONCE, summary="Resume a paused job")
 def resume_job(job_id: str, farm: Submitting, once: OncePerKey) -> Response:
     """Let a paused job go on from where it stands. One that is not paused stays as it is."""
-    return once.answer(lambda _: answer(farm.resume(job_id)))
+    return once.answer(lambda _: answer(farm.resume(job_id).model_dump_json()))
 
 
 @router.post("/{job_id}/retry", response_model=Job, responses=_ONCE, summary="Retry a failed or canceled job")
@@ -46,7 +46,7 @@ def retry_job(job_id: str, farm: Submitting, once: OncePerKey) -> Response:
 
     One that lives or succeeded stays as it is.
     """
-    return once.answer(lambda _: answer(farm.retry(job_id)))
+    return once.answer(lambda _: answer(farm.retry(job_id).model_dump_json()))
 
 
 @router.delete("/{job_id}", status_code=204, response_class=Response, summary="Delete a job")

@@ -58,8 +58,9 @@ _LABEL: Final = "label."
 _BATCH_ID: Final = r"^bat_[0-9a-z]{1,64}$"
 
 
-def answer(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(job.model_dump_json(), status, headers, media_type="application/json")
+def answer(job: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer that is a job, which comes as JSON."""
+    return Response(job, status, headers, media_type="application/json")
 
 
 @router.post(
@@ -74,35 +75,36 @@ async def submit_job(
 ) -> Response:
     """Validate, plan, record and queue a job. With `Prefer: wait=N` (1..60) the answer waits for the job's end."""
     until_s = time.monotonic() + wait_s
-    job: Job | None = None
+    job_id = ""
 
     def accept(stamp: Stamp) -> Response:
-        nonlocal job
+        nonlocal job_id
         job = farm.accept(body, stamp)
-        return accepted(job, wait_s)
+        job_id = job.id
+        return accepted(job_id, job.model_dump_json(), wait_s)
 
     if once.has_key or not is_quick(body):
         response = await run_in_threadpool(once.answer, accept, wait_s)
     else:
-        job = await farm.accept_soon(body, request.app.state.redis_line)
-        response = accepted(job, wait_s)
-    if not wait_s or job is None:
+        fields = await farm.accept_soon(body, request.app.state.redis_line)
+        job_id = fields["id"]
+        response = accepted(job_id, farm.view.text(fields), wait_s)
+    if not wait_s or not job_id:
         return response
-    await has_ended(request.app.state.event_reader, job.id, until_s)
-    return await run_in_threadpool(_waited, farm, once, job, wait_s)
+    await has_ended(request.app.state.event_reader, job_id, until_s)
+    return await run_in_threadpool(_waited, farm, once, job_id, response, wait_s)
 
 
-def accepted(job: Job, wait_s: int) -> Response:
-    """The answer to a job that is accepted."""
+def accepted(job_id: str, job: str, wait_s: int = 0) -> Response:
+    """The answer to a job that is accepted, which comes as JSON."""
     waited = {"Preference-Applied": f"wait={wait_s}"} if wait_s else {}
-    return answer(job, 202, {"Location": f"/v1/jobs/{job.id}"} | waited)
+    return answer(job, 202, {"Location": f"/v1/jobs/{job_id}"} | waited)
 
 
-def _waited(farm: Jobs, once: Once, job: Job, wait_s: int) -> Response:
+def _waited(farm: Jobs, once: Once, job_id: str, response: Response, wait_s: int) -> Response:
     # Whatever it is that keeps us from reading it: it was accepted, and that is answered.
     with suppress(RiffarmError):
-        job = farm.read(job.id)
-    response = accepted(job, wait_s)
+        response = accepted(job_id, farm.view.text(farm.fields(job_id)), wait_s)
     once.keep(response)
     return response
 
@@ -201,7 +203,7 @@ def _wrong_parameters(request: Request) -> Iterator[FieldError]:
 async def read_job(request: Request, job_id: str, farm: Reading) -> Response:
     """One job as it is now."""
     reader: JobReader = request.app.state.job_reader
-    return answer(farm.view.job(farm.own(await reader.fields(job_id))))
+    return answer(farm.view.text(farm.own(await reader.fields(job_id))))
 
 
 @router.head("/{job_id}/outputs/{name}", include_in_schema=False)

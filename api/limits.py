@@ -7,6 +7,7 @@ Owns the numbers, the count of requests, and what a client is told of it in head
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -18,15 +19,23 @@ from redis.exceptions import ResponseError
 
 from api.redis_line import RedisLine
 from api.together import Together
-from shared.errors import RateLimitedError
+from shared.errors import QueueUnavailableError, RateLimitedError
 from shared.job_store import PREFIX
-from shared.quotas import Load
+from shared.quotas import Load, Quota
 from shared.redis_connection import reachable
 from shared.settings import Settings
 
 _WINDOW_S: Final = 60
 _POLICY: Final = "requests"
 _TENANTS_AT_A_TIME: Final = 16
+_OWED_S: Final = 0.05
+"""How long requests may be counted here alone before the other gateways hear of them."""
+_FRESH_S: Final = 0.25
+_NEAR: Final = 0.1
+"""Of a limit: with no more than that left, or the least below, every request asks Redis, and limits hold exactly."""
+_NEAR_REQUESTS: Final = 100
+_NEAR_LOAD: Final = Load(100, 100, 36_000_000)
+_MOST_TALLIES: Final = 4_096
 
 
 class Limits(NamedTuple):
@@ -56,8 +65,24 @@ def limits_from_settings(settings: Settings, *, has_key: bool) -> Limits:
     return Limits(*(own or usual for own, usual in zip(wanted, default, strict=True)))
 
 
+class _Tally:
+    """What is known of one tenant's requests in a minute; `owed` of them Redis has not heard of."""
+
+    __slots__ = ("minute", "number", "owed", "until_s")
+
+    def __init__(self, minute: int, number: int) -> None:
+        self.minute = minute
+        self.number = number
+        self.owed = 0
+        self.until_s = time.monotonic() + _FRESH_S
+
+
 class Meter:
-    """Counts the requests of all tenants, with `limits` on Redis; what comes at once is counted at once."""
+    """Counts the requests of all tenants, with `limits` on Redis.
+
+    Who is far from its limit is counted here, and Redis told twenty times a second; who is near it is counted there, so
+    that all gateways of a farm come to the same.
+    """
 
     def __init__(self, client: redis.asyncio.Redis, line: RedisLine) -> None:
         self._line = line
@@ -66,43 +91,98 @@ class Meter:
         self._storage = RedisStorage(
             "async+redis://", implementation="redispy", key_prefix=f"{PREFIX}requests", connection_pool=pool
         )
+        self._tallies: dict[str, _Tally] = {}
+        self._loads: dict[str, tuple[Load, float]] = {}
         self._count = Together(self._counted)
-        self._read_load = Together(self._loads)
+        self._read_load = Together(self._read_loads)
         self._turns = asyncio.Semaphore(_TENANTS_AT_A_TIME)
+        self._settling: set[asyncio.Task[None]] = set()
 
-    def count(self, tenant: str) -> asyncio.Future[int | None]:
+    async def count(self, tenant: str, limit: int) -> int | None:
         """Count one request: its number within the minute, None where Redis is too full to count.
 
         Raises QueueUnavailableError.
         """
-        return self._count(tenant)
+        tally = self._tallies.get(tenant)
+        is_fresh = tally and tally.minute == _minute() and tally.until_s > time.monotonic()
+        if not tally or not is_fresh or _is_near(tally.number, limit, _NEAR_REQUESTS):
+            return await self._count(tenant)
+        tally.number += 1
+        tally.owed += 1
+        if tally.owed == 1:
+            asyncio.get_running_loop().call_later(_OWED_S, self._settle, tenant, tally)
+        return tally.number
 
-    def load(self, tenant: str) -> asyncio.Future[Load]:
-        """What of a tenant, and of the farm, has not ended. Raises QueueUnavailableError."""
-        return self._read_load(tenant)
+    async def load(self, tenant: str, quota: Quota) -> Load:
+        """What of a tenant, and of the farm, has not ended: as it is, or as it was where the quota is far away.
+
+        Raises QueueUnavailableError.
+        """
+        load, until_s = self._loads.get(tenant, (None, 0.0))
+        if load and until_s > time.monotonic() and not any(map(_is_near, load, quota, _NEAR_LOAD)):
+            return load
+        return await self._read_load(tenant)
+
+    def _settle(self, tenant: str, tally: _Tally) -> None:
+        task = asyncio.ensure_future(self._settled(tenant, tally))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _settled(self, tenant: str, tally: _Tally) -> None:
+        owed, tally.owed = tally.owed, 0
+        if not owed:
+            return
+        with contextlib.suppress(QueueUnavailableError), reachable():
+            if (number := await self._requests(tenant, owed, tally.minute)) is not None:
+                tally.number = number + tally.owed
+                tally.until_s = time.monotonic() + _FRESH_S
 
     async def _counted(self, wanted: Mapping[str, int]) -> dict[str, list[int | None]]:
+        minute = _minute()
         with reachable():
-            last = await asyncio.gather(*(self._requests(tenant, more) for tenant, more in wanted.items()))
+            numbers = {tenant: more + self._owed(tenant, minute) for tenant, more in wanted.items()}
+            last = await asyncio.gather(*(self._requests(tenant, more, minute) for tenant, more in numbers.items()))
+        if len(self._tallies) > _MOST_TALLIES:
+            self._tallies.clear()
+        self._tallies |= {
+            tenant: _Tally(minute, end) for tenant, end in zip(wanted, last, strict=True) if end is not None
+        }
         return {tenant: _numbers(end, more) for (tenant, more), end in zip(wanted.items(), last, strict=True)}
 
-    async def _requests(self, tenant: str, more: int) -> int | None:
+    def _owed(self, tenant: str, minute: int) -> int:
+        """What Redis has not heard of, and is told now."""
+        tally = self._tallies.get(tenant)
+        if not tally or tally.minute != minute:
+            return 0
+        owed, tally.owed = tally.owed, 0
+        return owed
+
+    async def _requests(self, tenant: str, more: int, minute: int) -> int | None:
         # A window of its own for each minute of the clock: when it ends is known without asking.
         item = RateLimitItemPerMinute(1)
         try:
             async with self._turns:
-                return await self._storage.incr(item.key_for(tenant, str(_minute())), _WINDOW_S, more)
+                return await self._storage.incr(item.key_for(tenant, str(minute)), _WINDOW_S, more)
         except ResponseError:
             # Full, it still answers what it knows: reading and canceling go on, uncounted.
             return None
 
-    async def _loads(self, wanted: Mapping[str, int]) -> dict[str, list[Load]]:
+    async def _read_loads(self, wanted: Mapping[str, int]) -> dict[str, list[Load]]:
         with reachable():
             farm_jobs, *loads = await self._line.move("load", *wanted)
-        return {
-            tenant: [Load(farm_jobs, jobs, audio_ms)] * count
-            for (tenant, count), jobs, audio_ms in zip(wanted.items(), loads[::2], loads[1::2], strict=True)
+        until_s = time.monotonic() + _OWED_S
+        found = {
+            tenant: Load(farm_jobs, jobs, audio_ms)
+            for tenant, jobs, audio_ms in zip(wanted, loads[::2], loads[1::2], strict=True)
         }
+        if len(self._loads) > _MOST_TALLIES:
+            self._loads.clear()
+        self._loads |= {tenant: (load, until_s) for tenant, load in found.items()}
+        return {tenant: [load] * wanted[tenant] for tenant, load in found.items()}
+
+
+def _is_near(had: int, most: int, least: int) -> bool:
+    return most - had <= max(least, _NEAR * most)
 
 
 def _now_s() -> float:

@@ -97,9 +97,12 @@ async def _submitted(request: Request) -> Response | None:
         body = JOB_REQUEST.validate_python(value_from_json(await request.body()))
     except ValueError:
         return None
-    return accepted(await farm.accept_soon(body, request.app.state.redis_line), 0) if is_quick(body) else None
+    if not is_quick(body):
+        return None
+    fields = await farm.accept_soon(body, request.app.state.redis_line)
+    return accepted(fields["id"], farm.view.text(fields))
 
 
 async def _read(request: Request) -> Response:
     farm, reader = await admitted(request, "read"), request.app.state.job_reader
-    return answer(farm.view.job(farm.own(await reader.fields(request.scope["path"][len(_JOB) :]))))
+    return answer(farm.view.text(farm.own(await reader.fields(request.scope["path"][len(_JOB) :]))))

@@ -97,6 +97,7 @@ class _Wire(asyncio.Protocol):
     def __init__(self) -> None:
         self._reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape")
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._unsent: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
         self.is_closed = False
@@ -111,11 +112,19 @@ class _Wire(asyncio.Protocol):
         if self.is_closed:
             future.set_exception(RedisConnectionError("the connection was closed"))
             return future
-        self._transport.write(hiredis.pack_command(cast("Any", command)))
+        if not self._unsent:
+            # What other requests ask in the same turn goes with it, in one call of the system.
+            self._loop.call_soon(self._send)
+        self._unsent.append(hiredis.pack_command(cast("Any", command)))
         self._waiting.append((future, time.monotonic()))
         if self._watch is None:
             self._watch = self._loop.call_later(_LOOK_EVERY_S, self._look)
         return future
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if not self.is_closed:
+            self._transport.write(b"".join(unsent))
 
     def data_received(self, data: bytes) -> None:
         """Answers come in the order of the questions."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
@@ -28,6 +29,8 @@ from shared.redis_connection import reachable
 
 _AT_ONCE: Final = 64
 """Jobs recorded together, at most: who comes first must not wait for too many others."""
+_PACE_S: Final = 0.005
+"""Between two writes, at least: what comes meanwhile goes together. Who comes alone is written at once."""
 _UNDOERS: Final = 16
 
 
@@ -105,16 +108,13 @@ class Registrar:
         return found
 
     async def record_soon(self, draft: Draft, line: RedisLine, quota: Quota | None = None) -> Accepted:
-        """As `record`, without a thread of its own for each; `line` leads to Redis."""
+        """As `record`, without a thread of its own for each; `line` leads to Redis.
+
+        Canceled, as by a gateway that ends, it may leave a job behind that is recovered as one of a gateway that died.
+        """
         loop = asyncio.get_running_loop()
         kept: asyncio.Future[None] = loop.create_future()
         self._put(_Order(draft, kept, loop))
-        # Who leaves now leaves what is being recorded behind: it is seen through.
-        return await asyncio.shield(asyncio.ensure_future(self._recorded(draft, kept, line, quota)))
-
-    async def _recorded(
-        self, draft: Draft, kept: asyncio.Future[None], line: RedisLine, quota: Quota | None
-    ) -> Accepted:
         await kept
         try:
             with reachable():
@@ -146,8 +146,11 @@ class Registrar:
                 self._thread.start()
 
     def _work(self) -> None:
+        next_s = 0.0
         while True:
             orders = [self._orders.get()]
+            time.sleep(max(0.0, next_s - time.monotonic()))
+            next_s = time.monotonic() + _PACE_S
             with contextlib.suppress(queue.Empty):
                 while len(orders) < _AT_ONCE:
                     orders.append(self._orders.get_nowait())
@@ -184,6 +187,9 @@ class Registrar:
 
 def _settle(told: Sequence[tuple[_Order, Exception | None]]) -> None:
     for order, error in told:
+        if order.kept.done():
+            # Nobody waits any more.
+            continue
         if error:
             order.kept.set_exception(error)
         else:

@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.metrics import RequestMetrics
 from api.problems import MEDIA_TYPE, PROBLEMS, problem_body
 from shared import telemetry
-from shared.logs import bind_request
+from shared.logs import bind_request, tell_request
+from shared.secrecy import masked
 
 log = structlog.get_logger()
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
@@ -125,11 +126,12 @@ class _Seen:
             self._metrics.event_streams.dec()
         method, route, status = self.scope["method"], self.route, self.status or _GONE
         self._metrics.count(method, route, status, None if self._is_stream else took_s)
-        say = log.debug if self.scope["path"] in _OFTEN else log.info
+        if self.scope["path"] in _OFTEN:
+            return
         caller = self.scope["state"].get("caller")
         # Neither the target, which may hold a signature, nor a header, which may be a key.
         figures = {"status": status, "ms": round(1_000 * took_s, 1), "bytes": self._bytes}
-        say("request", method=method, route=route, **figures, **_who(caller))
+        tell_request(method=method, route=route, **figures, **_who(caller))
 
 
 def _who(caller: Any) -> dict[str, str | None]:
@@ -139,7 +141,9 @@ def _who(caller: Any) -> dict[str, str | None]:
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            if _REQUEST_ID.fullmatch(value):
-                return str(value, "ascii")
+            text: str = value.decode("latin-1")
+            # It is told in answers and lines, as it is: none that looks like a key.
+            if _REQUEST_ID.fullmatch(value) and masked(text) == text:
+                return text
             break
     return f"req_{_draw.getrandbits(64):016x}"

@@ -170,7 +170,7 @@ def created_ms_from_job_id(job_id: str) -> int:
     return int(job_id[4:16], 16)
 
 
-def new_fields() -> dict[str, str]:
+def unsaid_fields() -> dict[str, str]:
     """What `JobStore.read` says of a job that nobody has begun, beside what it was recorded with."""
     return dict.fromkeys(_COUNTERS, "0") | {"status": "queued", "stage": "", "frames_done": "0"}
 

@@ -12,24 +12,23 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import quote
+
+from pydantic_core import to_json
 
 from shared.contracts import (
     JOB_REQUEST,
     Job,
     JobFailure,
-    JobType,
     JobUrls,
     Metrics,
     Output,
     OutputPlace,
     Preview,
     Progress,
-    Stage,
-    Status,
 )
-from shared.job_store import new_fields
+from shared.job_store import unsaid_fields
 from shared.object_store import ObjectStore
 from shared.outputs import output_object, place_of
 from shared.plan import ResolvedRequest
@@ -39,6 +38,7 @@ from shared.settings import Settings
 _SHARES: Final = {"render": 0.85, "sound": 0.13}
 _LONG: Final = 4_000
 """Characters of a request too long to be kept."""
+_URLS: Final = tuple(JobUrls.model_fields)
 _PREVIEWS: Final = 8
 """Frames under way that a job shows; their pictures would outweigh all else it says."""
 
@@ -61,44 +61,51 @@ class JobView:
         """Where a job is read; what belongs to it is below."""
         return f"{self._base_url}/v1/jobs/{job_id}"
 
-    def new_job(
-        self,
-        request: ResolvedRequest,
-        fields: Mapping[str, object],
-        job_id: str,
-        queue_position: int,
-        warnings: Sequence[str],
-    ) -> Job:
-        """The job that has just been recorded with these fields: what `job` says of it before anybody begins it."""
+    def new_fields(
+        self, fields: Mapping[str, object], job_id: str, queue_position: int, warnings: Sequence[str]
+    ) -> dict[str, str]:
+        """The fields of the job that has just been recorded with these, before anybody begins it."""
         texts = {name: str(value) for name, value in fields.items()}
         seen = {"queue_position": str(queue_position or ""), "warnings": json.dumps(sorted(warnings)), "previews": "[]"}
-        return self.job(new_fields() | texts | seen | {"id": job_id}, request)
+        return unsaid_fields() | texts | seen | {"id": job_id}
 
-    def job(self, fields: dict[str, str], request: ResolvedRequest | None = None) -> Job:
-        """The job recorded in `fields` (`JobStore.read`); its request is read from there, unless it is known."""
+    def job(self, fields: dict[str, str]) -> Job:
+        """The job recorded in `fields` (`JobStore.read`)."""
+        said = self._said(fields)
+        kinds = {"urls": JobUrls, "metrics": Metrics, "progress": Progress}
+        parts = {name: kind(**said[name]) for name, kind in kinds.items()}
+        return Job.model_construct(**said | parts | {"input": _request_from_json(fields["input"])})
+
+    def text(self, fields: dict[str, str]) -> str:
+        """The same as JSON: what `job` would say, for those who only pass it on."""
+        # The request is JSON already. What comes before it says nothing that a client wrote.
+        return to_json(self._said(fields)).decode().replace('"input":null', f'"input":{fields["input"]}', 1)
+
+    def _said(self, fields: dict[str, str]) -> dict[str, Any]:
+        """What there is to say of a job but its request."""
         job_id, place = fields["id"], place_of(fields)
         url = self.url(job_id)
-        return Job.model_construct(
-            id=job_id,
-            type=cast("JobType", fields["type"]),
-            status=cast("Status", fields["status"]),
-            stage=cast("Stage | None", fields["stage"] or None),
-            created_at=datetime.fromtimestamp(int(fields["created_ms"]) / 1_000, UTC),
-            started_at=_time(fields.get("started_ms")),
-            finished_at=_time(fields.get("finished_ms")),
-            progress=progress_from_fields(fields, time.time()),
-            queue_position=int(fields["queue_position"]) if fields["queue_position"] else None,
-            input=request or _request_from_json(fields["input"]),
-            outputs=[self._output(job_id, output, place) for output in _listed(fields.get("outputs", "[]"))],
-            previews=_previews(fields),
-            error=JobFailure(**json.loads(fields["error"])) if fields.get("error") else None,
-            warnings=_listed(fields["warnings"]),
-            metrics=_metrics(fields),
-            labels=json.loads(fields["labels"]),
-            batch_id=fields.get("batch_id"),
-            attempts=1 + int(fields["runs"]),
-            urls=JobUrls(self=url, **{name: f"{url}/{name}" for name in JobUrls.model_fields if name != "self"}),
-        )
+        return {
+            "id": job_id,
+            "type": fields["type"],
+            "status": fields["status"],
+            "stage": fields["stage"] or None,
+            "created_at": _time(fields["created_ms"]),
+            "started_at": _time(fields.get("started_ms")),
+            "finished_at": _time(fields.get("finished_ms")),
+            "progress": _progress(fields, time.time()),
+            "queue_position": int(fields["queue_position"]) if fields["queue_position"] else None,
+            "input": None,
+            "outputs": [self._output(job_id, output, place) for output in _listed(fields.get("outputs", "[]"))],
+            "previews": _previews(fields),
+            "error": JobFailure(**json.loads(fields["error"])) if fields.get("error") else None,
+            "attempts": 1 + int(fields["runs"]),
+            "warnings": _listed(fields["warnings"]),
+            "metrics": _metrics(fields),
+            "labels": json.loads(fields["labels"]),
+            "batch_id": fields.get("batch_id"),
+            "urls": {name: url if name == "self" else f"{url}/{name}" for name in _URLS},
+        }
 
     def _output(self, job_id: str, output: dict[str, Any], place: OutputPlace | None) -> Output:
         expires_s = int(time.time()) + self._ttl_s
@@ -138,19 +145,23 @@ def _previews(fields: Mapping[str, str]) -> list[Preview]:
 
 def progress_from_fields(fields: Mapping[str, str], now_s: float) -> Progress:
     """How far the job with these fields was at `now_s` (Unix seconds)."""
+    return Progress(**_progress(fields, now_s))
+
+
+def _progress(fields: Mapping[str, str], now_s: float) -> dict[str, Any]:
     frames_done, frames_total = int(fields["frames_done"]), int(fields["frames_total"])
     # A conversion has neither frames nor chunks.
     sounded = int(fields["chunks_done"]) / max(1, int(fields["chunks_total"]))
     is_done = fields["status"] == "succeeded"
     fraction = 1.0 if is_done else _SHARES["render"] * frames_done / max(1, frames_total) + _SHARES["sound"] * sounded
-    return Progress(
-        frames_done=frames_done,
-        frames_total=frames_total,
-        frames_reused=int(fields["frames_reused"]),
-        fraction=round(fraction, 4),
-        audio_s_ready=round(float(fields["audio_s"]) * sounded, 2),
-        eta_s=_eta_s(fields, fraction, now_s),
-    )
+    return {
+        "frames_done": frames_done,
+        "frames_total": frames_total,
+        "frames_reused": int(fields["frames_reused"]),
+        "fraction": round(fraction, 4),
+        "audio_s_ready": round(float(fields["audio_s"]) * sounded, 2),
+        "eta_s": _eta_s(fields, fraction, now_s),
+    }
 
 
 def _eta_s(fields: Mapping[str, str], fraction: float, now_s: float) -> float | None:
@@ -160,17 +171,17 @@ def _eta_s(fields: Mapping[str, str], fraction: float, now_s: float) -> float | 
     return round(elapsed_s * (1 - fraction) / fraction, 1)
 
 
-def _metrics(fields: dict[str, str]) -> Metrics:
+def _metrics(fields: dict[str, str]) -> dict[str, float | None]:
     created_ms = int(fields["created_ms"])
     started_ms, finished_ms = fields.get("started_ms"), fields.get("finished_ms")
     audio_s = float(fields["audio_s"])
     took_s = (int(finished_ms) - created_ms) / 1_000 if finished_ms else None
-    return Metrics(
-        queued_s=(int(started_ms) - created_ms) / 1_000 if started_ms else None,
-        render_s=int(fields["render_ms"]) / 1_000,
-        sound_s=int(fields["sound_ms"]) / 1_000,
-        encode_s=int(fields["encode_ms"]) / 1_000,
-        gpu_s=int(fields["gpu_ms"]) / 1_000,
-        audio_s=audio_s,
-        realtime_factor=round(audio_s / took_s, 3) if took_s and fields["status"] == "succeeded" else None,
-    )
+    return {
+        "queued_s": (int(started_ms) - created_ms) / 1_000 if started_ms else None,
+        "render_s": int(fields["render_ms"]) / 1_000,
+        "sound_s": int(fields["sound_ms"]) / 1_000,
+        "encode_s": int(fields["encode_ms"]) / 1_000,
+        "gpu_s": int(fields["gpu_ms"]) / 1_000,
+        "audio_s": audio_s,
+        "realtime_factor": round(audio_s / took_s, 3) if took_s and fields["status"] == "succeeded" else None,
+    }

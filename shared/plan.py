@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from shared.contracts import (
@@ -379,6 +379,7 @@ class Plan:
         return range(start, start + self.part_samples)
 
 
+@lru_cache(maxsize=1_024)
 def frame_length(tempo_bpm: float | None, beats: int | None, params: SpectrogramParams) -> Fraction:
     """Columns that a frame lasts at this tempo, exactly; FRAME_COLUMNS without one.
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import lru_cache
 from numbers import Real
 from typing import Any, Final
 
@@ -81,7 +82,7 @@ class SpectrogramParams:
 
     def samples_from_s(self, duration_s: float) -> int:
         """Samples nearest to `duration_s` seconds, free of binary rounding at the halves."""
-        return round(Fraction(str(duration_s)) * self.sample_rate_hz)
+        return _samples_from_s(duration_s, self.sample_rate_hz)
 
     def exif_from_params(self, max_value: float) -> dict[int, int | float | bool]:
         """EXIF tags as Riffusion writes them: whole numbers for times (ms), frequencies and counts.
@@ -117,6 +118,11 @@ class SpectrogramParams:
         fields["mel_bins"] = int(fields["mel_bins"])
         fields["is_stereo"] = bool(fields["is_stereo"])
         return cls(**fields)
+
+
+@lru_cache(maxsize=1_024)
+def _samples_from_s(duration_s: float, sample_rate_hz: int) -> int:
+    return round(Fraction(str(duration_s)) * sample_rate_hz)
 
 
 _FIELD_OF_TAG: Final = {
