@@ -158,9 +158,7 @@ async def run_inference(request: Request) -> Response:
         asked = _input(await request.body()).request()
         job = await run_in_threadpool(farm.accept, asked)
         if not await has_ended(request.app.state.event_reader, job.id, until_s):
-            raise QueueUnavailableError(
-                f"Not done within {_PATIENCE_S} s; ask again, what is rendered by then is kept."
-            )
+            raise QueueUnavailableError(_LATE)
         return JSONResponse(await run_in_threadpool(_answer, farm, job.id))
     except RiffarmError as error:
         status = 400 if isinstance(error, InvalidRequestError) else PROBLEMS[what_is_wrong(error)[0]].status
