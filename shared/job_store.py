@@ -43,8 +43,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
-import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -158,11 +156,6 @@ def job_key(job_id: str, part: str = "") -> str:
     if not is_job_id(job_id):
         raise NotFoundError(f"There is no job {job_id[:80]}.")
     return f"{PREFIX}job:{job_id}{part}"
-
-
-def new_job_id() -> str:
-    """An id that sorts by time of creation."""
-    return f"job_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
 def created_ms_from_job_id(job_id: str) -> int:

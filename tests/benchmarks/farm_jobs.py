@@ -9,10 +9,11 @@ import secrets
 from typing import Any, Final
 
 from api.intake import Jobs, fields_of_plan
+from api.stamps import new_stamp
 from shared.catalogue import models
 from shared.contracts import JOB_REQUEST
 from shared.dispatch import Dispatcher, celery_app, render_queue
-from shared.job_store import JobStore, created_ms_from_job_id, new_job_id
+from shared.job_store import JobStore, created_ms_from_job_id
 from shared.object_store import object_store_from_url
 from shared.plan import Plan
 from shared.settings import Settings
@@ -66,7 +67,7 @@ class JobMaker:
 
     def create(self, plan: Plan, **fields: int) -> str:
         """Record a job with these fields besides its plan's, and have workers hear of it; its id."""
-        job_id = new_job_id()
+        job_id = new_stamp().job_id
         planned = fields_of_plan(plan, created_ms_from_job_id(job_id), self.settings.job_window)
         self.dispatcher.send_tickets(self.store.create(job_id, planned | fields))
         return job_id

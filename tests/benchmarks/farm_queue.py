@@ -16,8 +16,9 @@ from typing import Any, Final, cast
 import httpx
 
 from api.intake import fields_of_plan
+from api.stamps import new_stamp
 from shared.farm_state import FarmState
-from shared.job_store import created_ms_from_job_id, new_job_id
+from shared.job_store import created_ms_from_job_id
 from tests.benchmarks.farm_rig import Rig
 
 FRAMES: Final = 100
@@ -60,7 +61,7 @@ def filled(rig: Rig, depth: int) -> float:
         rig.costs()
     before = rig.costs().memory_bytes
     for _ in range(depth - _FIRST_JOBS):
-        job_id = new_job_id()
+        job_id = new_stamp().job_id
         rig.store.create(job_id, fields_of_plan(plan, created_ms_from_job_id(job_id), rig.settings.job_window))
     used = rig.costs().memory_bytes - before
     rig.wait(lambda: _is_at_rest(rig), "Valkey has rewritten its file", 0.1)

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.stamps import new_stamp
 from shared.dispatch import Dispatcher, celery_app, plan_of
 from shared.farm_state import FarmState
 from shared.frames import frame_hash
-from shared.job_store import JobStore, job_key, new_job_id
+from shared.job_store import JobStore, job_key
 from shared.object_store import LocalDiskStore, frame_key, job_manifest_key, job_prefix
 from shared.plan import Plan
 from shared.settings import Settings
@@ -220,7 +221,7 @@ def test_a_conversion_comes_back(bench: Bench, tmp_path: Path) -> None:
         "ready:sound": "deliver",
         "delivering": 1,
     }
-    job_id = new_job_id()
+    job_id = new_stamp().job_id
     bench.objects.put(job_manifest_key(job_id), json.dumps({"id": job_id, **manifest}).encode())
     assert bench.recover().recovered == 1
     attempt = bench.worker().take("sound")
@@ -230,7 +231,7 @@ def test_a_conversion_comes_back(bench: Bench, tmp_path: Path) -> None:
 
 def test_what_nobody_owns_is_removed_and_what_is_strange_is_left(bench: Bench) -> None:
     """A folder without a manifest is removed, unless its job lives; one that cannot be read is kept."""
-    orphan, broken, job_id = new_job_id(), new_job_id(), bench.submit()
+    orphan, broken, job_id = new_stamp().job_id, new_stamp().job_id, bench.submit()
     bench.objects.put(f"{job_prefix(orphan)}chunks/000-00000.wav", b"")
     bench.objects.put(job_manifest_key(broken), b"{")
     bench.objects.put("jobs/notes/readme.txt", b"")

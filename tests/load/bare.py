@@ -13,8 +13,8 @@ import uvicorn
 from fastapi import FastAPI, Response
 
 from api.main import server_options
+from api.stamps import new_stamp
 from shared.contracts import JobRequest
-from shared.job_store import new_job_id
 
 app = FastAPI()
 _REDIS: list[redis.asyncio.Redis] = []
@@ -23,7 +23,7 @@ _REDIS: list[redis.asyncio.Redis] = []
 @app.post("/v1/jobs", status_code=202)
 async def submit(body: JobRequest) -> Response:
     """Validate, one SET."""
-    job_id = new_job_id()
+    job_id = new_stamp().job_id
     await _REDIS[0].set(f"bare:{job_id}", body.model_dump_json())
     return Response(f'{{"id":"{job_id}"}}', 202, media_type="application/json")
 
