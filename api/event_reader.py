@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from shared.contracts import TERMINAL, Status
 from shared.job_events import Event, event_from_entry
-from shared.job_store import EVENTS_CHANNEL, job_key
+from shared.job_moves import EVENTS_CHANNEL, job_key
 
 log = structlog.get_logger()
 CLIENT_NAME: Final = "riffarm-events"

@@ -34,7 +34,8 @@ from shared.errors import (
     RequestError,
     RiffarmError,
 )
-from shared.job_store import Accepted, JobStore, created_ms_from_job_id, is_job_id
+from shared.job_moves import Accepted, created_ms_from_job_id, is_job_id
+from shared.job_store import JobStore
 from shared.job_view import JobView
 from shared.logs import request_id
 from shared.manifests import manifest

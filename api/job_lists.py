@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from shared.contracts import TERMINAL, JobType, Status
-from shared.job_store import PREFIX, JobStore, created_ms_from_job_id
+from shared.job_moves import PREFIX, created_ms_from_job_id
+from shared.job_store import JobStore
 
 MAX_LOOKS: Final = 20_000
 """Jobs that one page of a list looks at: those that are wanted may be rare."""

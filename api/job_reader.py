@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from api.redis_line import RedisLine
 from api.together import Together
 from shared.errors import NotFoundError
-from shared.job_store import fields_from_view, job_key
+from shared.job_moves import fields_from_view, job_key
 from shared.redis_connection import reachable
 
 

@@ -24,7 +24,7 @@ import redis
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from shared.errors import NotFoundError, ObjectNotFoundError, QueueUnavailableError, RequestError
-from shared.job_store import PREFIX
+from shared.job_moves import PREFIX
 from shared.object_store import KEYS_PREFIX, ObjectStore, key_record_key
 from shared.redis_connection import reachable
 

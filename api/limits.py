@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from api.redis_line import RedisLine
 from api.together import Together
 from shared.errors import QueueUnavailableError, RateLimitedError
-from shared.job_store import PREFIX
+from shared.job_moves import PREFIX
 from shared.quotas import Load, Quota
 from shared.redis_connection import reachable
 from shared.settings import Settings

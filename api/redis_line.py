@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.job_store import moves
+from shared.job_moves import moves
 
 _CONNECT_S: Final = 3.0
 _ANSWER_S: Final = 5.0

@@ -20,7 +20,8 @@ from fastapi.concurrency import run_in_threadpool
 from api.redis_line import RedisLine
 from shared.dispatch import Dispatcher
 from shared.errors import QueueUnavailableError, RiffarmError, TooMuchError
-from shared.job_store import Accepted, JobStore, accepted_from_answer, created_arguments
+from shared.job_moves import Accepted, accepted_from_answer, created_arguments
+from shared.job_store import JobStore
 from shared.manifests import delete_manifest, put_manifests
 from shared.object_store import ObjectStore
 from shared.plan import ResolvedRequest

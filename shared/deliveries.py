@@ -28,7 +28,7 @@ import redis
 
 from shared.contracts import Webhook, WebhookEvent
 from shared.errors import NotFoundError
-from shared.job_store import PREFIX, job_key
+from shared.job_moves import PREFIX, job_key
 from shared.redis_connection import reachable
 from shared.webhook_urls import WebhookRules
 

@@ -14,7 +14,8 @@ from typing import Final
 from shared.contracts import JobFailure, WebhookEvent
 from shared.deliveries import Deliveries
 from shared.errors import NotFoundError
-from shared.job_store import Attempt, JobStore
+from shared.job_moves import Attempt
+from shared.job_store import JobStore
 from shared.manifests import delete_manifest
 from shared.object_store import ObjectStore, job_prefix, job_result_key, preview_prefix
 

@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 import redis
 
-from shared.job_store import PREFIX
+from shared.job_moves import PREFIX
 from shared.redis_connection import reachable
 
 HEARTBEAT_TTL_S: Final = 15

@@ -1,6 +1,6 @@
 -- The job store's moves. Valkey runs each of them as one step: what changes together stands in one move, so no kill
 -- between two commands can leave a job half moved. A move begins at its `--@ name` line; what stands before the first
--- is put before all of them (`shared.job_store` loads this file). Every move can be made twice without harm.
+-- is put before all of them (`shared.job_moves` loads this file). Every move can be made twice without harm.
 --
 -- Time is Valkey's own: the clocks of workers and gateways may be wrong.
 

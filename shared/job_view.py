@@ -28,7 +28,7 @@ from shared.contracts import (
     Preview,
     Progress,
 )
-from shared.job_store import unsaid_fields
+from shared.job_moves import unsaid_fields
 from shared.object_store import ObjectStore
 from shared.outputs import output_object, place_of
 from shared.plan import ResolvedRequest

@@ -18,7 +18,7 @@ import redis
 from redis.exceptions import LockError
 
 from shared.errors import ObjectNotFoundError, QueueUnavailableError
-from shared.job_store import PREFIX
+from shared.job_moves import PREFIX
 from shared.object_store import ObjectStore, webhook_secret_key
 from shared.redis_connection import reachable
 from shared.settings import Settings

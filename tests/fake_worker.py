@@ -8,7 +8,8 @@ from shared import dispatch
 from shared.dispatch import Dispatcher, celery_app, needed_frames, plan_from_texts
 from shared.endings import follow_up_end
 from shared.frames import frame_hash
-from shared.job_store import Attempt, JobStore
+from shared.job_moves import Attempt
+from shared.job_store import JobStore
 from shared.object_store import ObjectStore, chunk_key, chunk_state_key, frame_key
 from shared.plan import Plan
 from shared.settings import Settings

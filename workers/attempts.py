@@ -27,7 +27,8 @@ from shared.errors import (
     TransientError,
     WorkerDraining,
 )
-from shared.job_store import Attempt, JobStore, Returned
+from shared.job_moves import Attempt, Returned
+from shared.job_store import JobStore
 from workers.lease import Lease
 from workers.losses import follow_loss
 from workers.patience import PATIENCE_S, patiently

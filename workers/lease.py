@@ -15,7 +15,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.errors import JobCanceled, LeaseLostError, QueueUnavailableError, WorkerDraining
-from shared.job_store import Attempt, JobStore, Renewal
+from shared.job_moves import Attempt, Renewal
+from shared.job_store import JobStore
 
 log = structlog.get_logger()
 RENEW_EVERY_S: Final = 1.0

@@ -14,7 +14,8 @@ import structlog
 from shared.contracts import JobFailure
 from shared.dispatch import Dispatcher, plan_of
 from shared.errors import NotFoundError
-from shared.job_store import JobStore, Returned
+from shared.job_moves import Returned
+from shared.job_store import JobStore
 from shared.plan import Plan
 
 log = structlog.get_logger()

@@ -22,7 +22,8 @@ from shared.deliveries import LONGEST_S
 from shared.dispatch import Dispatcher, needed_frames, plan_of
 from shared.errors import LeaseLostError, ObjectNotFoundError, TransientError
 from shared.frames import frame_hash
-from shared.job_store import JobStore, is_job_id
+from shared.job_moves import is_job_id
+from shared.job_store import JobStore
 from shared.object_store import (
     ObjectStore,
     chunk_key,

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from shared.contracts import Preview
-from shared.job_store import Attempt, JobStore
+from shared.job_moves import Attempt
+from shared.job_store import JobStore
 from workers.lease import Lease
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import Final, cast
 
 from shared.contracts import TERMINAL
 from shared.endings import remove_job
-from shared.job_store import PREFIX, JobStore, created_ms_from_job_id
+from shared.job_moves import PREFIX, created_ms_from_job_id
+from shared.job_store import JobStore
 from shared.object_store import UPLOAD_OWNERS_PREFIX, ObjectStore
 from shared.redis_connection import reachable
 from shared.settings import Settings

@@ -13,7 +13,8 @@ import structlog
 
 from shared.dispatch import DELIVER_QUEUE, SOUND_QUEUE, kind_of_queue, models_of_queues
 from shared.farm_state import FarmState
-from shared.job_store import PREFIX, JobStore, job_key
+from shared.job_moves import PREFIX, job_key
+from shared.job_store import JobStore
 from shared.redis_connection import reachable
 
 log = structlog.get_logger()

@@ -19,7 +19,8 @@ from shared.dispatch import Dispatcher, needed_frames, plan_of
 from shared.endings import fail_job, follow_up_end
 from shared.errors import NotFoundError, QueueUnavailableError, TransientError
 from shared.farm_state import FarmState
-from shared.job_store import PREFIX, JobStore
+from shared.job_moves import PREFIX
+from shared.job_store import JobStore
 from shared.object_store import ObjectStore, job_prefix
 from shared.redis_connection import reachable
 from shared.settings import Settings

@@ -25,7 +25,8 @@ from shared.dispatch import Dispatcher, needed_frames, plan_from_texts
 from shared.endings import fail_job, follow_up_end
 from shared.errors import JobCanceled, LeaseLostError, ObjectNotFoundError, RenderError
 from shared.frames import Frame, frame_hash
-from shared.job_store import Attempt, JobStore
+from shared.job_moves import Attempt
+from shared.job_store import JobStore
 from shared.job_view import JobView
 from shared.object_store import (
     ObjectStore,

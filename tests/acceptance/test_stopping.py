@@ -19,7 +19,8 @@ from fastapi.testclient import TestClient
 
 from shared.contracts import TERMINAL
 from shared.farm_state import FarmState
-from shared.job_store import JobStore, job_key
+from shared.job_moves import job_key
+from shared.job_store import JobStore
 from shared.settings import Settings
 from tests.conftest import SECRET, wait_until
 from workers.stopping import GRACE_S

@@ -13,7 +13,8 @@ from api.stamps import new_stamp
 from shared.catalogue import models
 from shared.contracts import JOB_REQUEST
 from shared.dispatch import Dispatcher, celery_app, render_queue
-from shared.job_store import JobStore, created_ms_from_job_id
+from shared.job_moves import created_ms_from_job_id
+from shared.job_store import JobStore
 from shared.object_store import object_store_from_url
 from shared.plan import Plan
 from shared.settings import Settings

@@ -15,7 +15,8 @@ from typing import Any, Final, cast
 from shared.contracts import Preview
 from shared.dispatch import DELIVER_QUEUE, SOUND_QUEUE, needed_frames
 from shared.farm_state import FarmState
-from shared.job_store import Attempt, JobStore, job_key
+from shared.job_moves import Attempt, job_key
+from shared.job_store import JobStore
 from shared.plan import Plan
 from tests.benchmarks.farm_jobs import JobMaker
 

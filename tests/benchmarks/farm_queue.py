@@ -18,7 +18,7 @@ import httpx
 from api.intake import fields_of_plan
 from api.stamps import new_stamp
 from shared.farm_state import FarmState
-from shared.job_store import created_ms_from_job_id
+from shared.job_moves import created_ms_from_job_id
 from tests.benchmarks.farm_rig import Rig
 
 FRAMES: Final = 100

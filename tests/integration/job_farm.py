@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from shared.errors import LeaseLostError
 from shared.farm_state import FarmState
-from shared.job_store import Attempt, JobStore
+from shared.job_moves import Attempt
+from shared.job_store import JobStore
 from tests.integration.job_invariants import QUEUES, check
 from tests.integration.job_model import GONE, TABLE, JobModel
 

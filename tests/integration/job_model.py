@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from shared.job_store import Attempt
+from shared.job_moves import Attempt
 
 GONE: Final = "gone"
 ACTIONS: Final = (

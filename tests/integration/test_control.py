@@ -16,7 +16,7 @@ from shared.dispatch import needed_frames, plan_of
 from shared.endings import follow_up_end
 from shared.errors import LeaseLostError, StorageUnavailableError
 from shared.frames import frame_hash
-from shared.job_store import Attempt
+from shared.job_moves import Attempt
 from shared.object_store import (
     chunk_key,
     frame_key,

@@ -20,8 +20,8 @@ from api.intake import Jobs
 from shared import deliveries as deliveries_module
 from shared.contracts import Webhook, WebhookEvent
 from shared.deliveries import WAITS_S, Attempt, Deliveries, Delivery, Outcome, outcome
-from shared.job_store import Attempt as Lease
-from shared.job_store import job_key
+from shared.job_moves import Attempt as Lease
+from shared.job_moves import job_key
 from shared.object_store import job_prefix, job_told_key
 from shared.settings import Settings
 from tests.conftest import SECRET, WEBHOOK_SECRET, wait_until

@@ -7,7 +7,8 @@ from itertools import count
 
 import pytest
 
-from shared.job_store import Attempt, JobStore
+from shared.job_moves import Attempt
+from shared.job_store import JobStore
 from tests.integration.job_model import JobModel
 
 QUEUE = "render.m"

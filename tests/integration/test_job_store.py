@@ -9,7 +9,8 @@ import pytest
 
 from shared.errors import LeaseLostError, NotFoundError, QueueUnavailableError
 from shared.farm_state import FarmState
-from shared.job_store import Attempt, JobStore
+from shared.job_moves import Attempt
+from shared.job_store import JobStore
 from tests.integration.job_model import JobModel
 
 EVENTS_KEPT = 500

@@ -10,7 +10,8 @@ import pytest
 
 from shared.errors import JobCanceled, LeaseLostError, WorkerDraining
 from shared.farm_state import FarmState
-from shared.job_store import Attempt, JobStore
+from shared.job_moves import Attempt
+from shared.job_store import JobStore
 from tests.conftest import wait_until
 from tests.integration.job_model import JobModel
 from workers.lease import Lease

@@ -14,7 +14,8 @@ from shared import dispatch
 from shared.contracts import JobFailure
 from shared.dispatch import Dispatcher
 from shared.farm_state import FarmState
-from shared.job_store import Attempt, JobStore, Returned
+from shared.job_moves import Attempt, Returned
+from shared.job_store import JobStore
 from shared.object_store import object_store_from_url
 from shared.settings import Settings
 from tests.integration.job_model import JobModel

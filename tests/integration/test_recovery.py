@@ -19,7 +19,8 @@ from api.stamps import new_stamp
 from shared.dispatch import Dispatcher, celery_app, plan_of
 from shared.farm_state import FarmState
 from shared.frames import frame_hash
-from shared.job_store import JobStore, job_key
+from shared.job_moves import job_key
+from shared.job_store import JobStore
 from shared.object_store import LocalDiskStore, frame_key, job_manifest_key, job_prefix
 from shared.plan import Plan
 from shared.settings import Settings

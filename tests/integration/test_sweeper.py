@@ -17,7 +17,8 @@ from fastapi.testclient import TestClient
 from shared.deliveries import Deliveries
 from shared.dispatch import Dispatcher, celery_app
 from shared.farm_state import FarmState
-from shared.job_store import JobStore, job_key
+from shared.job_moves import job_key
+from shared.job_store import JobStore
 from shared.object_store import LocalDiskStore, frame_key, job_prefix, job_result_key, upload_key
 from shared.settings import Settings
 from tests.conftest import SECRET, wait_until

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.contracts import JOB_REQUEST, Job
-from shared.job_store import unsaid_fields
+from shared.job_moves import unsaid_fields
 from shared.job_view import JobView
 from shared.object_store import LocalDiskStore
 from shared.settings import Settings
