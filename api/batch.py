@@ -50,7 +50,8 @@ def batch(
             for name in one["files"]:
                 typer.echo(name)
         for one in failed:
-            console.print(f"{file}, line {one['line']}: {one['error']}", style="red", markup=False, highlight=False)
+            words = f"{file}, line {one['line']}: {one['error']}"
+            console.print(words, style="red", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 

@@ -175,7 +175,7 @@ def main() -> None:
     try:
         app()
     except RiffarmError as error:
-        console.print(f"riffarm: {error.message}", style="red", markup=False, highlight=False)
+        console.print(f"riffarm: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("Stopped.")

@@ -12,7 +12,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from api.batch_run import BatchProgress
 from api.farm_report import FarmReport, WorkerReport
@@ -20,6 +20,7 @@ from api.frames import FrameReport
 from shared.contracts import ClipRequest, ConvertRequest, Job
 from shared.job_events import Event
 
+_ID_CHARACTERS: Final = 32
 _LABELS: Final = {
     "queued": "waiting",
     "rendering": "rendering",
@@ -89,7 +90,8 @@ def _each(seconds: list[float]) -> str:
 
 def job_table(jobs: Iterable[Job]) -> Table:
     """One line for each job."""
-    table = Table("id", "type", "status", "done", "sound", "created")
+    # An id that is cut short is of no use: it is there to be copied.
+    table = Table(Column("id", no_wrap=True, min_width=_ID_CHARACTERS), "type", "status", "done", "sound", "created")
     for job in jobs:
         percent = f"{job.progress.fraction:.0%}"
         table.add_row(job.id, job.type, job.status, percent, f"{job.metrics.audio_s:g} s", f"{job.created_at:%F %T}")

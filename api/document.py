@@ -35,11 +35,15 @@ TAGS: Final = (
     ("riffusion", "The model server of the original Riffusion, for its web app."),
     ("replicate", "The part of Replicate's HTTP API that its published clients call."),
 )
+OUTPUT_TYPES: Final = ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg", "image/png")
+"""What the files that a job makes may be."""
+_FILE: Final = {"type": "string", "format": "binary"}
 DESCRIPTION: Final = """\
 Jobs in over REST, long tracks out of object storage.
 
 **Form.** JSON in UTF-8, `snake_case`. Units stand at the end of a name (`_s` seconds, `_hz`, `_db`, `_lufs`, `_bytes`),
-times are RFC 3339 in UTC, ids have a prefix and sort by time (`job_…`, `upl_…`, `dlv_…`, `key_…`).
+times are RFC 3339 in UTC. Ids have a prefix and sort by time (`job_…`, `bat_…`, `dlv_…`, `key_…`); an upload's
+(`upl_…`) is the SHA-256 of its content.
 An unknown field is an error that names the nearest known one.
 
 **Keys.** `Authorization: Bearer rf_…`. A key belongs to a tenant, who sees its own jobs, uploads and outputs alone:
@@ -126,8 +130,8 @@ def _complete_operation(operation: dict[str, Any]) -> None:
         _add_codes(responses, _KEYED if operation.get("security") else ())
     if operation["operationId"] in FILES:
         whole = responses["200"]
-        several = {"multipart/byteranges": {"schema": {"type": "string", "format": "binary"}}}
-        content = {**whole.get("content", {}), **several}
+        several = {"multipart/byteranges": {"schema": _FILE}}
+        content = {**whole.setdefault("content", {one: {"schema": _FILE} for one in OUTPUT_TYPES}), **several}
         responses["206"] = {"description": "The range that was asked for; several as parts.", "content": content}
         _add_codes(responses, ["range_not_satisfiable"])
         operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/Range"})
@@ -172,8 +176,10 @@ def _add_examples(operation: dict[str, Any]) -> None:
     for parameter in operation["parameters"]:
         if parameter.get("in") == "header":
             parameter["name"] = parameter["name"].title().replace("Event-Id", "Event-ID")
-        words, example = PARAMETERS.get(parameter.get("name", "").lower(), (None, None))
-        if words is not None:
+        name = parameter.get("name", "").lower()
+        known = PARAMETERS.get(f"{operation['operationId']} {name}") or PARAMETERS.get(name)
+        if known is not None:
+            words, example = known
             parameter.setdefault("description", words)
             parameter.setdefault("example", example)
     examples = _EXAMPLES.get(operation["operationId"])

@@ -16,7 +16,10 @@ from api.problems import problem_response
 
 
 class FileAnswer(FileResponse):
-    """A file, with ranges so that a player can seek; a range that cannot be is a problem like any other."""
+    """A file, with ranges so that a player can seek.
+
+    A range that cannot be is a problem like any other; one in other units than bytes says nothing (RFC 9110, 14.2).
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -35,4 +38,10 @@ class FileAnswer(FileResponse):
                 return
             await send(message)
 
-        await super().__call__(scope, receive, sending)
+        in_bytes = [one for one in scope["headers"] if one[0] != b"range" or _is_of_bytes(one[1])]
+        await super().__call__({**scope, "headers": in_bytes}, receive, sending)
+
+
+def _is_of_bytes(header: bytes) -> bool:
+    unit, equals, _ = header.partition(b"=")
+    return not equals or unit.strip().lower() == b"bytes"

@@ -38,6 +38,7 @@ from api.connection import GuardedProtocol
 from api.document import install_document, operation_id
 from api.event_reader import EventReader
 from api.guard import RequestGuard
+from api.header_words import HEADERS
 from api.intake import Jobs
 from api.job_reader import JobReader
 from api.metrics import RequestMetrics
@@ -117,7 +118,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["Location", "Retry-After", "RateLimit", "RateLimit-Policy", "X-Request-Id"],
+            expose_headers=[name for name in HEADERS if name != "WWW-Authenticate"],
         )
     app.add_middleware(riffusion.OpenToPages)
     app.add_middleware(RequestWatch, metrics=app.state.metrics)

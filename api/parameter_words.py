@@ -14,7 +14,13 @@ PARAMETERS: Final[dict[str, tuple[str, object]]] = {
     "delivery_id": ("The delivery's id.", DELIVERY_ID),
     "number": ("The frame's number, from 0.", 0),
     "seed_image_id": ("The seed image's id.", "og_beat"),
-    "name": ("Its name.", "w1"),
+    "name": ("The worker's name.", "w1"),
+    "read_output name": ("The output's name.", "clip.flac"),
+    "replicate_read_output name": ("The output's name.", "clip.flac"),
+    **{
+        f"replicate_{operation} name": ("The model's name: a job's type, or `riffusion`.", "clip")
+        for operation in ("create_prediction_of_model", "read_model", "list_versions", "read_version")
+    },
     "limit": ("How many on a page, 1..200.", 50),
     "cursor": ("Where the page begins: part of `next` of the page before.", CURSOR),
     "status": ("Only jobs in this state.", "running"),
@@ -43,4 +49,5 @@ PARAMETERS: Final[dict[str, tuple[str, object]]] = {
     "cancel-after": ("Cancel it if it has not ended by then.", "1m"),
     "if-range": ("Answer the range only if the file is still the one with this ETag.", f'"{SHA256}"'),
 }
-"""By name in lower case: what it is, and what one looks like."""
+"""By name in lower case, alone or after the one operation that means something else by it: what it is, and what one
+looks like."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import http
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
@@ -244,6 +245,9 @@ def _field_error(found: Any) -> FieldError:
         return FieldError("type", message, context.get("tag"), list(get_args(JobType)))
     if found["type"] == "missing":
         return FieldError(field, "required")
+    if found["type"] in ("literal_error", "enum"):
+        expected = context["expected"]
+        return FieldError(field, f"must be {expected}", found.get("input"), re.findall("'([^']*)'", expected))
     limits = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
     allowed = ", ".join(f"{sign} {context[name]}" for name, sign in limits.items() if name in context)
     message = found["msg"].removeprefix("Value error, ")

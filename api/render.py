@@ -94,7 +94,9 @@ def render(
     target, request["formats"] = _target(output, formats, "track")
     with farm_client(url, console) as client:
         if seed_image:
-            request["seed_image"] = client.upload(Path(seed_image)) if Path(seed_image).is_file() else seed_image
+            # No built-in one has a dot or a slash in its name.
+            is_file = Path(seed_image).is_file() or not re.fullmatch("[a-z0-9_]+", seed_image)
+            request["seed_image"] = client.upload(Path(seed_image)) if is_file else seed_image
         if mask:
             request["mask_image"] = client.upload(mask)
         _deliver(client, request, target, as_json=as_json)

@@ -78,7 +78,7 @@ def read_output(
     headers = {"Accept-Ranges": "bytes", "ETag": etag, "Content-Disposition": content_disposition(name)}
     part = _range(range_, size) if if_range in ("", etag) else None
     if part is not None and not part:
-        return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+        raise HTTPException(416, headers={"Content-Range": f"bytes */{size}"})
     if part is not None:
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
     sent = range(size) if part is None else part

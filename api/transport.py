@@ -115,7 +115,10 @@ class Transport:
 def sentence_from_problem(problem: Mapping[str, Any]) -> str:
     """What a problem says, with what its first wrong field may be."""
     wrong = [one for one in problem.get("errors") or () if one["allowed"]]
-    return f"{problem['detail']}; allowed: {wrong[0]['allowed']}" if wrong else str(problem["detail"])
+    detail = str(problem["detail"])
+    allowed = wrong[0]["allowed"] if wrong else []
+    values = [str(one) for one in allowed] if isinstance(allowed, list) else [str(allowed)]
+    return detail if all(one in detail for one in values) else f"{detail}; allowed: {', '.join(values)}"
 
 
 def again_while_it_passes(patience_s: float) -> Iterator[stamina.Attempt]:

@@ -252,7 +252,7 @@ def up(
     try:
         LocalFarm(host, port, data, workers, models, storage, redis_url).run(lambda url: typer.echo(f"READY {url}"))
     except LocalFarmError as error:
-        console.print(f"riffarm up: {error}", style="red", markup=False)
+        console.print(f"riffarm up: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 

@@ -187,6 +187,13 @@ def test_a_field_like_no_other_is_answered_with_all_there_are(gateway: TestClien
     assert {"prompt", "seed", "at_s"} <= {*error["allowed"]}
 
 
+def test_a_value_that_is_none_of_those_allowed_is_answered_with_all_of_them(gateway: TestClient) -> None:
+    """As a list for programs, and in words."""
+    (error,) = gateway.post("/v1/jobs", json={**CLIP, "formats": ["aiff"]}).json()["errors"]
+    assert error["allowed"] == ["wav", "flac", "mp3", "ogg", "opus"]
+    assert error["message"] == "must be 'wav', 'flac', 'mp3', 'ogg' or 'opus'"
+
+
 _OPEN = b'{"type": "clip", "prompt": "a"'
 
 

@@ -83,7 +83,9 @@ def test_outputs_come_through_the_gateway_with_and_without_a_key(
             answer = gateway.get(path, headers={"Range": wanted})
             assert (answer.status_code, answer.content) == (206, part)
             assert re.fullmatch(rf"bytes \d+-\d+/{len(SOUND)}", answer.headers["content-range"])
-        assert gateway.get(path, headers={"Range": f"bytes={len(SOUND)}-"}).status_code == 416
+        beyond = gateway.get(path, headers={"Range": f"bytes={len(SOUND)}-"})
+        assert (beyond.status_code, beyond.json()["code"]) == (416, "range_not_satisfiable")
+        assert beyond.headers["content-range"] == f"bytes */{len(SOUND)}"
         assert gateway.get(path, headers={"Range": "bytes=0-9", "If-Range": '"old"'}).status_code == 200
         head = gateway.head(path)
         assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(SOUND)), b"")

@@ -293,6 +293,18 @@ def test_the_catalogue_lists_models_and_seed_images(gateway: TestClient) -> None
         assert Image.open(io.BytesIO(answer.content)).height == 512
 
 
+@pytest.mark.parametrize(
+    ("wanted", "status", "size"), [("bytes=0-9", 206, 10), ("bytes=-9", 206, 9), ("items=0-9", 200, None)]
+)
+def test_a_range_in_other_units_than_bytes_is_passed_over(
+    gateway: TestClient, wanted: str, status: int, size: int | None
+) -> None:
+    """As RFC 9110 has it: whoever sends what we do not know gets the whole file."""
+    path = "/v1/seed-images/og_beat/picture"
+    answer = gateway.get(path, headers={"Range": wanted})
+    assert (answer.status_code, len(answer.content)) == (status, size or len(gateway.get(path).content))
+
+
 def test_every_problem_has_a_page_and_the_documentation_works_offline(gateway: TestClient) -> None:
     """The type of a problem can be opened; /docs refers to nothing outside."""
     problem = gateway.post("/v1/jobs", json={}).json()

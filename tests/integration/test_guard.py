@@ -246,6 +246,8 @@ def test_pages_of_other_sites_need_a_setting(settings: Settings) -> None:
             answer = httpx.get(f"{url}/v1/jobs", headers={**site, "authorization": f"Bearer {'k' * 40}"})
             assert answer.status_code == 200
             assert ("access-control-allow-origin" in answer.headers) == is_open
+            readable = answer.headers.get("access-control-expose-headers", "")
+            assert all(name in readable for name in ("Idempotent-Replayed", "ETag", "Content-Range")) == is_open
             preflight = httpx.options(f"{url}/v1/jobs", headers=wanted)
             assert ("access-control-allow-origin" in preflight.headers) == is_open
             other = httpx.get(f"{url}/v1/jobs", headers={"origin": "https://evil.example"})

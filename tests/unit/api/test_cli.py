@@ -83,13 +83,17 @@ def test_every_command_speaks_to_programs(command: str) -> None:
         (("show", "job_0", "--url", "http://127.0.0.1:1"), "start one with: riffarm up"),
         (("batch", "no-such-file", "--url", "http://127.0.0.1:1"), "start one with: riffarm up"),
         (("remix", "no-such.wav", "rock", "-o", "{folder}/a.flac", "--url", "http://127.0.0.1:1"), "cannot be read"),
+        (
+            ("render", "a", "--seed-image", "no.png", "-o", "{folder}/a.flac", "--url", "http://127.0.0.1:1"),
+            "no.png cannot be read",
+        ),
         (("render", "a", "-o", "/proc/no/a.flac", "--url", "http://127.0.0.1:1"), "cannot write to"),
     ],
 )
 def test_an_error_is_one_sentence_on_standard_error(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    """Exit code 1, nothing on standard output, no traceback."""
+    """In one line, however long: exit code 1, nothing on standard output, no traceback."""
     answer = riffarm(*(one.format(folder=tmp_path) for one in arguments))
-    sentence = " ".join(answer.stderr.split())
+    (sentence,) = answer.stderr.splitlines()
     assert (answer.returncode, answer.stdout) == (1, "")
     assert sentence.startswith("riffarm: ")
     assert words in sentence
