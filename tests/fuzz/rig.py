@@ -55,6 +55,10 @@ def fuzzed_farm(folder: Path) -> Iterator[str]:
     has_ended = threading.Event()
     farming = running_farm(folder / "data", "--workers", "1", environment=_ENVIRONMENT)
     with farming as farm, Client(farm.url, KEY) as client:
+        # The first sound of all compiles what makes it, for longer than any request is waited for.
+        *_, first = client.follow(client.submit({"type": "clip", "prompt": "piano"}).id)
+        if first.status != "succeeded":
+            raise RuntimeError(f"the farm renders nothing: {first.error}")
         reaper = threading.Thread(target=_reap, args=(client, has_ended))
         reaper.start()
         try:
