@@ -20,7 +20,7 @@ from rich.console import Console
 
 from api.batch import commands as batch_commands
 from api.client import Client, FarmError
-from api.display import frame_table, job_table, queue_table, worker_table
+from api.display import frame_table, job_table, queue_table, rate_table, worker_table
 from api.farm_report import WorkerReport
 from api.keys_cli import commands as keys_commands
 from api.render import AsJson, Url, console
@@ -131,6 +131,7 @@ def show_farm(url: Url = None, as_json: AsJson = False) -> None:
     output = Console()
     output.print(queue_table(farm))
     output.print(worker_table(farm.workers))
+    output.print(rate_table(farm.rates))
     wait = "unknown: a queue has no worker" if farm.estimated_wait_s is None else f"{farm.estimated_wait_s:g} s"
     output.print(f"Estimated wait: {wait}")
 

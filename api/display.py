@@ -1,4 +1,4 @@
-"""What the command line shows: progress of a job or a batch; tables of jobs, their frames, queues and workers.
+"""What the command line shows: progress of a job or a batch; tables of jobs, their frames, queues, rates and workers.
 
 Leaves out asking the farm (`api.client`) and commands (`api.cli`).
 """
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 
 from api.batch_run import BatchProgress
-from api.farm_report import FarmReport, WorkerReport
+from api.farm_report import FarmReport, RateReport, WorkerReport
 from api.frames import FrameReport
 from shared.contracts import ClipRequest, ConvertRequest, Job
 from shared.job_events import Event
@@ -116,6 +116,16 @@ def queue_table(farm: FarmReport) -> Table:
         jobs = ", ".join(f"{count} {priority}" for priority, count in queue.jobs_waiting.items() if count)
         wait = "" if queue.wait_s is None else f"{queue.wait_s:g} s"
         table.add_row(queue.queue, jobs, str(queue.items), f"{queue.seconds:.1f} s", str(queue.workers), wait)
+    return table
+
+
+def rate_table(rates: Iterable[RateReport]) -> Table:
+    """One line for each window of time."""
+    table = Table("over", "frames a minute", "jobs a minute", "sound a minute")
+    for rate in rates:
+        figures = (rate.frames_per_minute, rate.jobs_per_minute, rate.audio_s_per_minute)
+        frames, jobs, sound = ("" if figure is None else f"{figure:g}" for figure in figures)
+        table.add_row(f"{rate.minutes} min", frames, jobs, f"{sound} s" if sound else "")
     return table
 
 

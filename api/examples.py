@@ -170,10 +170,7 @@ _DELIVERY: Final = {
         {"at": "2026-03-01T12:00:24.012Z", "ms": 84, "status": 204, "error": None},
     ],
 }
-_SECRET: Final = {
-    "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwUPD8ILPZIo0=",
-    "previous_secret_expires_at": "2026-03-02T12:00:00Z",
-}
+_SECRET: Final = {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "previous_secret_expires_at": _ENDED_AT}
 _REFUSED: Final = problem_body(
     "invalid_request",
     "prompt: required",
@@ -244,9 +241,11 @@ _FARM: Final = {
         }
     ],
     "workers": [_WORKER],
+    "rates": [{"minutes": 15, "frames_per_minute": 24.5, "jobs_per_minute": 3.1, "audio_s_per_minute": 118.2}],
     "sweep": None,
 }
 _WORKERS: Final = {"200": {"data": [_WORKER]}}
+_CHECKS: Final = {"redis": None, "storage": None, "workers": None}
 _PLAN: Final = {
     "frames_total": 1,
     "frames_ready": 0,
@@ -289,8 +288,8 @@ OWN: Final = {
     "health": Examples(responses={"200": {"status": "ok", "service": "riffarm"}}),
     "ready": Examples(
         responses={
-            "200": {"ready": True, "checks": {"redis": None, "workers": None}, "warnings": []},
-            "503": {"ready": False, "checks": {"redis": None, "workers": "no worker serves render"}, "warnings": []},
+            "200": {"ready": True, "checks": _CHECKS, "warnings": []},
+            "503": {"ready": False, "checks": _CHECKS | {"workers": "no worker serves render"}, "warnings": []},
         }
     ),
     "read_farm": Examples(responses={"200": _FARM}),

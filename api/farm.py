@@ -105,7 +105,7 @@ def metrics(request: Request, farm: WholeFarm) -> Response:
 
 @router.get("/v1/farm", response_model=FarmReport, responses=_RESPONSES, summary="See the farm")
 def read_farm(request: Request, farm: Reading) -> Response:
-    """Queues with what waits in them, workers with what they are at, the estimated wait, the last sweep's report.
+    """Queues with what waits in them, workers and what they are at, rates, the estimated wait, the last sweep's report.
 
     Of jobs of other tenants only who has the scope `admin` sees which they are.
     """

@@ -1,4 +1,4 @@
-"""The farm as its operator and its clients see it: queues, workers, how long a new job will wait.
+"""The farm as its operator and its clients see it: queues, workers, rates, how long a new job will wait.
 
 Owns their form and how it comes from what is kept in Redis (`shared.farm_state`). Knows no web framework: the client
 reads it too.
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.dispatch import kind_of_queue, models_of_queues
+from shared.farm_rates import FarmRates
 from shared.farm_state import Backlog, FarmState
 from shared.job_store import JobStore
 
@@ -50,6 +51,15 @@ class WorkerReport(_Report):
     heartbeat_age_s: float = Field(description="Seconds since it last reported.")
 
 
+class RateReport(_Report):
+    """How fast the farm was over the last minutes, or since it began if that is less; null while no sweeper looks."""
+
+    minutes: int = Field(description="Over how many: 1, 15 or 60.")
+    frames_per_minute: float | None = Field(description="Frames rendered; those that had been before are not counted.")
+    jobs_per_minute: float | None = Field(description="Jobs that ended, in whatever way.")
+    audio_s_per_minute: float | None = Field(description="Seconds of sound of jobs that succeeded.")
+
+
 class FarmReport(_Report):
     """The farm as it is now."""
 
@@ -58,6 +68,7 @@ class FarmReport(_Report):
     )
     queues: list[QueueReport] = Field(description="What waits, by queue.")
     workers: list[WorkerReport] = Field(description="The workers that live.")
+    rates: list[RateReport] = Field(description="What it did in a minute of late, over 1, 15 and 60 minutes.")
     sweep: dict[str, Any] | None = Field(description="What the last sweep found and did; null before the first.")
 
 
@@ -84,6 +95,7 @@ def farm_report(jobs: JobStore) -> FarmReport:
         estimated_wait_s=max((wait for wait in waits if wait is not None), default=0.0) if is_known else None,
         queues=queues,
         workers=workers,
+        rates=[RateReport(**rate._asdict()) for rate in FarmRates(jobs.redis).rates()],
         sweep=state.sweep_report() or None,
     )
 

@@ -11,6 +11,7 @@ Keys, all under `riffarm:`
     pace       hash: queue → milliseconds an item takes, a running mean
     queues     set: all queues that ever had work
     totals     hash: what was done → how much of it since Redis was last empty
+    history    list: samples of totals, newest first (`shared.farm_rates`)
     sweep      JSON: what the newest sweep did
     marker     JSON: which Redis all that storage has was in, and when; gone or another's after a loss of data
     storage_pass  the fence of the pass over storage that goes on

@@ -63,7 +63,6 @@ class _Child:
         self.queues = os.environ[_QUEUES].split(",")
         self.models = dispatch.models_of_queues(self.queues)
         self.device = "cpu"
-        self.state = "starting"
         # A worker for sound alone does without torch, which is half a gigabyte.
         self.shelf = self._shelf() if self.models else None
         self.tasks, self.attempts = self._attempts()

@@ -18,6 +18,7 @@ from shared.contracts import JobFailure
 from shared.dispatch import Dispatcher, needed_frames, plan_of
 from shared.endings import fail_job, follow_up_end
 from shared.errors import NotFoundError, QueueUnavailableError, TransientError
+from shared.farm_rates import FarmRates
 from shared.farm_state import FarmState
 from shared.job_moves import PREFIX
 from shared.job_store import JobStore
@@ -62,6 +63,7 @@ class Sweep:
         self._dispatcher = dispatcher
         self._storage_pass = storage_pass
         self._farm = FarmState(job_store.redis)
+        self._rates = FarmRates(job_store.redis)
         self._redis = job_store.redis
         self._cursors: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._stuck = StuckJobs(job_store, self._farm, settings.stuck_after_s)
@@ -91,6 +93,7 @@ class Sweep:
             if counts is not None:
                 took_s = round(time.monotonic() - started_s, 3)
                 self._farm.report_sweep(counts, {"took_s": took_s, "stuck_jobs": self._stuck.report()})
+                self._rates.sample()
         finally:
             self._farm.end_sweep(fence)
         if counts and any(count for name, count in counts.items() if name != "stuck"):

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.client import Client, FarmError
 from api.main import create_app
 from shared.deliveries import Deliveries
+from shared.farm_rates import FarmRates
 from shared.farm_state import FarmState
 from shared.job_store import JobStore
 from shared.settings import Settings
@@ -71,7 +72,34 @@ def report(gateway: TestClient) -> Any:
 
 def test_an_empty_farm_says_so(gateway: TestClient) -> None:
     """Nothing waits, nobody works, nobody swept."""
-    assert report(gateway) == {"estimated_wait_s": 0.0, "queues": [], "workers": [], "sweep": None}
+    empty = {"frames_per_minute": None, "jobs_per_minute": None, "audio_s_per_minute": None}
+    rates = [{"minutes": minutes, **empty} for minutes in (1, 15, 60)]
+    assert report(gateway) == {"estimated_wait_s": 0.0, "queues": [], "workers": [], "rates": rates, "sweep": None}
+
+
+def test_rates_are_over_one_fifteen_and_sixty_minutes(
+    gateway: TestClient, job_store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done since the oldest sample of each window; a window whose samples are all older has none."""
+    rates, farm_rates = FarmRates(job_store.redis), "shared.farm_state.FarmState.now_ms"
+    begun_ms = time.time() * 1_000
+    for minute in range(0, 71):
+        monkeypatch.setattr(farm_rates, lambda self, minute=minute: begun_ms + minute * 60_000)
+        # Ten frames a minute for an hour, then thirty.
+        done = 10 * min(minute, 60) + 30 * max(0, minute - 60)
+        job_store.redis.hset("riffarm:totals", mapping={"frames_rendered": done, "jobs_failed": minute})
+        for _ in range(2):
+            rates.sample()
+    found = {one["minutes"]: one for one in report(gateway)["rates"]}
+    assert [found[minutes]["frames_per_minute"] for minutes in (1, 15, 60)] == [30, 23.33, 13.33]
+    assert {one["jobs_per_minute"] for one in found.values()} == {1}
+    monkeypatch.setattr(farm_rates, lambda self: begun_ms + 90 * 60_000)
+    assert [one["frames_per_minute"] is None for one in report(gateway)["rates"]] == [True, True, False]
+    # A clock that is set back begins anew.
+    monkeypatch.setattr(farm_rates, lambda self: begun_ms)
+    rates.sample()
+    monkeypatch.setattr(farm_rates, lambda self: begun_ms + 60_000)
+    assert {one["frames_per_minute"] for one in report(gateway)["rates"]} == {0}
 
 
 def test_a_queue_tells_what_waits_and_how_long_that_takes(
@@ -289,6 +317,7 @@ def test_the_command_line_shows_the_farm(url: str, state: FarmState) -> None:
         "estimated_wait_s",
         "queues",
         "workers",
+        "rates",
         "sweep",
     }
     drained = riffarm(url, "workers", "drain", "w1", "--json")

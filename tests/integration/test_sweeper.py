@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from shared.deliveries import Deliveries
 from shared.dispatch import Dispatcher, celery_app
+from shared.farm_rates import FarmRates
 from shared.farm_state import FarmState
 from shared.job_moves import job_key
 from shared.job_store import JobStore
@@ -298,6 +299,14 @@ def test_a_job_that_no_worker_serves_is_reported(bench: Bench, is_begun: bool) -
     live(bench, "render", name="w3")
     expected = 1 if is_begun else 0
     assert bench.another_sweep(stuck_after_s=0.001).run()["stuck"] == expected  # type: ignore[index]
+
+
+def test_a_sweep_keeps_what_rates_are_made_from(bench: Bench) -> None:
+    """Once in a while: the next sweep a moment later adds nothing."""
+    for _ in range(2):
+        bench.swept()
+    (rate, *_) = FarmRates(bench.redis).rates()
+    assert (bench.redis.llen("riffarm:history"), rate.frames_per_minute) == (1, 0)
 
 
 def test_of_two_sweepers_one_sweeps(bench: Bench) -> None:
