@@ -45,7 +45,7 @@ def record(farm: Jobs, count: int, at_ms: int = 1_790_000_000_000, step_ms: int 
     for number in range(count):
         ms = at_ms + number * step_ms
         jobs[Stamp(ms, f"{number:016x}{'0' * 16}").job_id] = planned | {"created_ms": ms}
-    farm.job_store.accept_many(jobs, dict.fromkeys(jobs))
+    assert all(farm.job_store.accept_many(jobs).values())
     return [*jobs]
 
 
