@@ -6,6 +6,7 @@ reads it too.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -96,8 +97,12 @@ def farm_report(jobs: JobStore) -> FarmReport:
         queues=queues,
         workers=workers,
         rates=[RateReport(**rate._asdict()) for rate in FarmRates(jobs.redis).rates()],
-        sweep=state.sweep_report() or None,
+        sweep=_sweep(state.sweep_report()),
     )
+
+
+def _sweep(report: dict[str, Any]) -> dict[str, Any] | None:
+    return report | {"at": datetime.fromtimestamp(report["at"], UTC)} if report else None
 
 
 def as_seen_by(tenant: str, report: FarmReport, jobs: JobStore) -> FarmReport:

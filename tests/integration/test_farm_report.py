@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,12 @@ def test_a_worker_tells_what_it_is_at(gateway: TestClient, state: FarmState, job
 
 
 def test_the_last_sweeps_report_is_shown(gateway: TestClient, state: FarmState) -> None:
-    """As the sweeper wrote it."""
+    """As the sweeper wrote it, its time as all times are."""
     state.report_sweep({"items_found": 2}, {"stuck": []})
-    assert report(gateway)["sweep"].items() >= {"items_found": 2, "stuck": []}.items()
+    sweep = report(gateway)["sweep"]
+    assert sweep.items() >= {"items_found": 2, "stuck": []}.items()
+    assert abs(datetime.fromisoformat(sweep["at"]).timestamp() - time.time()) < 60
+    assert sweep["at"].endswith("Z")
 
 
 def test_a_benched_worker_is_lifted(gateway: TestClient, state: FarmState, job_store: JobStore) -> None:
