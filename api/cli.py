@@ -21,7 +21,7 @@ from rich.console import Console
 from api.batch import commands as batch_commands
 from api.client import Client, FarmError
 from api.display import frame_table, job_table, queue_table, rate_table, worker_table
-from api.farm_report import WorkerReport
+from api.farm_answers import WorkerReport
 from api.keys_cli import commands as keys_commands
 from api.render import AsJson, Url, console
 from api.render import commands as render_commands

@@ -18,7 +18,7 @@ import httpx
 
 from api.answers import BatchAnswer, Delivery, WebhookSecretAnswer
 from api.downloads import download
-from api.farm_report import FarmReport, WorkerList, WorkerReport
+from api.farm_answers import FarmReport, WorkerList, WorkerReport
 from api.following import followed
 from api.frames import FrameReport
 from api.transport import PATIENCE_S, FarmError, Transport

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 
 from api.batch_run import BatchProgress
-from api.farm_report import FarmReport, RateReport, WorkerReport
+from api.farm_answers import FarmReport, RateReport, WorkerReport
 from api.frames import FrameReport
 from shared.contracts import ClipRequest, ConvertRequest, Job
 from shared.job_events import Event

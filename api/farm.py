@@ -1,6 +1,6 @@
 """The farm over HTTP: whether it is up and ready, its report, its metrics, and its workers' draining and lifting.
 
-Leaves out the form of the report (`api.farm_report`) and of the metrics (`api.metrics`).
+Leaves out the form of the report (`api.farm_answers`) and of the metrics (`api.metrics`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from api.access import Operating, Reading, WholeFarm
-from api.farm_report import FarmReport, WorkerList, WorkerReport, as_seen_by, farm_report, worker_reports
+from api.farm_answers import FarmReport, WorkerList, WorkerReport
+from api.farm_report import as_seen_by, farm_report, worker_reports
 from api.intake import Jobs
 from api.metrics import MEDIA_TYPE, metrics_text
 from api.problems import responses

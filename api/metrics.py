@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from api.farm_report import WorkerState, worker_reports
+from api.farm_answers import WorkerState
+from api.farm_report import worker_reports
 from shared.contracts import TERMINAL
 from shared.deliveries import Deliveries
 from shared.errors import QueueUnavailableError
