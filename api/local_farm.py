@@ -47,7 +47,7 @@ def _local_farm(console: Console) -> Iterator[str]:
                 stderr=log,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "RIFFARM_STOP_WITH_PARENT": "1"},
+                env={**os.environ, "RIFFARM_STOP_WITH_PARENT": str(os.getpid())},
             )
         )
         try:

@@ -247,8 +247,8 @@ def up(
     ] = None,
 ) -> None:
     """Run a whole farm on this machine until Ctrl-C; prints READY and its address once it can render."""
-    if _STOP_WITH_PARENT in os.environ and sys.platform == "linux":
-        die_with_parent()
+    if (parent := os.environ.get(_STOP_WITH_PARENT)) and sys.platform == "linux":
+        die_with_parent(int(parent))
     try:
         LocalFarm(host, port, data, workers, models, storage, redis_url).run(lambda url: typer.echo(f"READY {url}"))
     except LocalFarmError as error:

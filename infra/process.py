@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TextIO
 
 from rich.console import Console
@@ -50,7 +51,7 @@ class SupervisedProcess:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(die_with_parent, os.getpid()) if sys.platform == "linux" else None,
         )
         self._reader = threading.Thread(target=self._print_log, args=(self.popen.stdout,), daemon=True)
         self._reader.start()
@@ -78,6 +79,9 @@ class SupervisedProcess:
         return self.popen.poll() if self.popen else None
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to end this process with its parent: even a killed supervisor leaves nothing running."""
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to end this process with its parent, by process id: even a killed one leaves nothing running."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        # It ended before the kernel was asked, and nobody will tell.
+        os._exit(1)

@@ -139,6 +139,13 @@ def test_a_killed_render_takes_its_farm_with_it(tmp_path: Path) -> None:
     assert alive == []
 
 
+def test_a_farm_whose_command_is_gone_before_it_begins_does_not_begin(tmp_path: Path) -> None:
+    """Killed within the first moments, a command leaves nothing either: the kernel was not yet asked to see to it."""
+    answer = up("--port", "0", "--data", str(tmp_path / "data"), RIFFARM_STOP_WITH_PARENT="1")
+    assert answer.returncode == 1
+    assert not (tmp_path / "data").exists()
+
+
 @contextmanager
 def rendering(folder: Path, *prompts: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A long `riffarm render` with a farm of its own in the folder; nothing of it outlives the block."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from api.metrics import metrics_text
+from api.metrics import RequestMetrics, metrics_text
 from infra.scaling import Policy
 from infra.supervisor import STOP_TIMEOUT_S
 from shared.job_store import JobStore
@@ -41,7 +41,8 @@ def test_the_cluster_scales_the_deployment_by_the_policy_of_one_machine() -> Non
 
 def test_every_figure_that_the_page_names_is_exported(job_store: JobStore) -> None:
     """By its very name."""
-    exported = {line.split()[2] for line in metrics_text(job_store).decode().splitlines() if line.startswith("# TYPE")}
+    text = metrics_text(job_store, RequestMetrics()).decode()
+    exported = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     named = set(re.findall(r"riffarm_[a-z]+_[a-z]+", TEXT))
     assert named == {"riffarm_backlog_seconds", "riffarm_backlog_items"}
     assert named <= exported
