@@ -96,7 +96,7 @@ class Access:
             return caller
         if await self.needs_key():
             raise AccessDeniedError
-        _refuse_others(request)
+        self._refuse_others(request)
         return ANYBODY
 
     async def needs_key(self) -> bool:
@@ -126,6 +126,16 @@ class Access:
             room = Room(quota, await self._meter.load(caller.tenant, quota), limits.upload_bytes)
         return Standing.now(number, limits.requests_per_minute), room
 
+    def _refuse_others(self, request: Request) -> None:
+        """A farm without a key serves this machine alone, and of other sites' pages in a browser on it those named."""
+        # Any page can send a form to us, or point its own name at us.
+        origin, host = request.headers.get("origin"), request.headers.get("host", "")
+        is_known = not origin or _is_of_loopback(origin) or origin in self._settings.origins
+        if not _is_of_loopback(f"//{host}") or not is_known:
+            raise AccessDeniedError(
+                "A farm without a key serves its own machine alone; make a key with: riffarm keys create"
+            )
+
     def _is_operators(self, text: str) -> bool:
         key = self._settings.gateway_key
         return key is not None and hmac.compare_digest(text.encode(), key.get_secret_value().encode())
@@ -139,16 +149,6 @@ class Access:
             # Only who has the key hears that.
             raise AccessDeniedError(f"This key is {record.state}.")
         return Caller(record.tenant, frozenset(record.scopes), record.id)
-
-
-def _refuse_others(request: Request) -> None:
-    """A farm without a key serves this machine alone, and no page of another site in a browser on it."""
-    # Any page can send a form to us, or point its own name at us.
-    origin, host = request.headers.get("origin"), request.headers.get("host", "")
-    if not _is_of_loopback(f"//{host}") or (origin and not _is_of_loopback(origin)):
-        raise AccessDeniedError(
-            "A farm without a key serves its own machine alone; make a key with: riffarm keys create"
-        )
 
 
 async def admitted(request: Request, scope: Scope) -> Jobs:

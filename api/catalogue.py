@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.access import Reading
-from api.file_answers import FileAnswer
+from api.file_answers import UNMODIFIED, FileAnswer
 from api.problems import responses
 from shared.catalogue import seed_images
 from shared.errors import NotFoundError
@@ -81,7 +81,8 @@ def list_seed_images(farm: Reading) -> SeedImageList:
     "/v1/seed-images/{seed_image_id}/picture",
     response_class=FileAnswer,
     responses=responses("not_found", "invalid_request", "range_not_satisfiable")
-    | {200: {"content": {"image/png": {}}, "description": "The picture."}},
+    | {200: {"content": {"image/png": {}}, "description": "The picture."}}
+    | UNMODIFIED,
     summary="See a seed image",
 )
 def read_seed_image(seed_image_id: str, farm: Reading) -> FileAnswer:
@@ -89,4 +90,4 @@ def read_seed_image(seed_image_id: str, farm: Reading) -> FileAnswer:
     entry = seed_images().get(seed_image_id)
     if entry is None:
         raise NotFoundError(f"There is no seed image {seed_image_id}; there are {', '.join(seed_images())}.")
-    return FileAnswer(entry.path, media_type="image/png")
+    return FileAnswer(entry.path, media_type="image/png", headers={"ETag": f'"{entry.sha256}"'})

@@ -23,6 +23,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from api import access
 from api.access import Reading
 from api.event_reader import EventReader, Follower
+from api.file_answers import UNMODIFIED, has_it, not_modified
 from api.frames import FramePage, FrameReport, FrameState, report_from_record
 from api.intake import Jobs
 from api.problems import responses
@@ -193,19 +194,25 @@ def list_frames(
     responses=responses(
         "invalid_request", "not_found", "unauthorized", "forbidden", "queue_unavailable", "storage_unavailable"
     )
-    | {200: {"content": {"image/png": {}}, "description": "The spectrogram."}},
+    | {200: {"content": {"image/png": {}}, "description": "The spectrogram."}}
+    | UNMODIFIED,
     summary="See a frame",
 )
-def read_picture(job: JobFields, farm: Reading, number: Annotated[int, Path(ge=0, le=10**9)]) -> Response:
+def read_picture(
+    request: Request, job: JobFields, farm: Reading, number: Annotated[int, Path(ge=0, le=10**9)]
+) -> Response:
     """A finished frame's spectrogram, as it was stored."""
     plan = plan_of(job)
     if isinstance(plan, Conversion) or number >= plan.frames_total:
         raise NotFoundError(f"This job has {plan.frames_total} frames, counted from 0.")
     name = frame_hash(plan.frame(number))
+    etag = f'"{name}"'
     try:
+        if has_it(request, etag) and farm.object_store.exists(frame_key(name)):
+            return not_modified(etag)
         picture = farm.object_store.get(frame_key(name))
     except ObjectNotFoundError:
         raise NotFoundError(f"Frame {number} is not rendered yet.") from None
     # Its name is the hash of all that determines it: it never changes.
-    headers = {"ETag": f'"{name}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    headers = {"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable"}
     return Response(picture, headers=headers, media_type="image/png")

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from api.access import Reading, Submitting, WholeFarm
 from api.bodies import StrictRoute
 from api.estimates import bytes_of_files, cost
-from api.file_answers import FileAnswer
+from api.file_answers import UNMODIFIED, FileAnswer
 from api.idempotency import Once, OncePerKey
 from api.intake import Jobs
 from api.job_lists import Wanted
@@ -210,7 +210,7 @@ async def read_job(request: Request, job_id: str, farm: Reading) -> Response:
 @router.get(
     "/{job_id}/outputs/{name}",
     response_class=FileAnswer,
-    responses=responses("url_expired", "not_found"),
+    responses=responses("url_expired", "not_found") | UNMODIFIED,
     summary="Download an output kept on local disk",
 )
 def read_output(

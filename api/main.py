@@ -112,7 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_document(app)
     app.add_middleware(QuickRoutes, router=jobs.router)
     app.add_middleware(RequestGuard, settings=settings)
-    if origins := [one.strip() for one in settings.cors_origins.split(",") if one.strip()]:
+    if origins := settings.origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,

@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
-from fastapi import APIRouter, File, UploadFile
+from fastapi import APIRouter, Depends, File, Request, UploadFile
 from PIL import Image, UnidentifiedImageError
 from starlette.exceptions import HTTPException
 
@@ -39,6 +39,15 @@ _MAX_PIXELS: Final = 50_000_000
 router = APIRouter(tags=["uploads"])
 
 
+async def _one_content(request: Request) -> None:
+    """Raise InvalidRequestError for a form with more in it than one file."""
+    names = [name for name, _ in (await request.form()).multi_items()]
+    if others := [name for name in names if name != "content"]:
+        raise InvalidRequestError(FieldError(others[0][:80], "unknown field", None, "content"))
+    if len(names) > 1:
+        raise InvalidRequestError(FieldError("content", "given twice", None, "once"))
+
+
 @router.post(
     UPLOADS_PATH,
     status_code=201,
@@ -53,7 +62,11 @@ router = APIRouter(tags=["uploads"])
     ),
     summary="Upload a picture or a sound",
 )
-def upload(farm: Submitting, content: Annotated[UploadFile, File(description=_TAKEN)]) -> Upload:
+def upload(
+    farm: Submitting,
+    content: Annotated[UploadFile, File(description=_TAKEN)],
+    nothing_else: Annotated[None, Depends(_one_content)],
+) -> Upload:
     """Keep a spectrogram picture, a mask or a sound to use in jobs. The same file twice is kept once."""
     return keep_upload(farm, content.file)
 

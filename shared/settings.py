@@ -99,7 +99,9 @@ class Settings(BaseSettings):
         None, gt=0, allow_inf_nan=False, description="Uploads this old that no job needs are removed; never if left out"
     )
     cors_origins: str = Field(
-        "", description="Sites whose pages may use the API from a browser: https://a.example,https://b.example, or *"
+        "",
+        description="Sites whose pages may use the API from a browser: https://a.example,https://b.example; or * for "
+        "all, which a farm without keys does not let in",
     )
     metrics_key: SecretStr | None = Field(
         None, description="Bearer key that /metrics asks for; at least 32 characters; open to all when left out"
@@ -114,6 +116,11 @@ class Settings(BaseSettings):
         """Where clients reach the gateway, without a slash at the end."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+
+    @property
+    def origins(self) -> list[str]:
+        """The sites of `cors_origins`."""
+        return _names(self.cors_origins)
 
     @property
     def output_bucket_names(self) -> list[str]:

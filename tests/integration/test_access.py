@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from fastapi.testclient import TestClient
 
 from api.main import create_app
 from shared.settings import Settings
 from tests.conftest import SECRET
 from tests.integration.gateway_probes import KEY
+
+_SITE = "https://studio.example"
 
 
 def test_with_a_key_only_the_key_gets_in(settings: Settings) -> None:
@@ -65,3 +68,13 @@ def test_pages_of_other_sites_may_not_use_a_farm_without_a_key(gateway: TestClie
     """A form in a browser needs no permission to be sent, so its origin is looked at."""
     for origin, status in (("https://evil.example", 401), ("null", 401), ("http://127.0.0.1:8000", 200)):
         assert gateway.get("/v1/models", headers={"Origin": origin}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("origins", "status"), [("", 401), ("*", 401), ("https://b.example", 401), (f"{_SITE},x", 200)]
+)
+def test_pages_of_sites_that_are_named_may_use_it(settings: Settings, origins: str, status: int) -> None:
+    """Each by its name: all sites are too many."""
+    named = settings.model_copy(update={"cors_origins": origins})
+    with TestClient(create_app(named), base_url="http://localhost") as gateway:
+        assert gateway.get("/v1/models", headers={"Origin": _SITE}).status_code == status

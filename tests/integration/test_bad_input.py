@@ -12,6 +12,7 @@ import soundfile
 from fastapi.testclient import TestClient
 
 from api.main import create_app
+from shared.catalogue import seed_images
 from shared.settings import Settings
 from tests.conftest import SECRET, Valkey
 from tests.integration.gateway_probes import CLIP, TRACK, job_keys, recorded, waiting_batches
@@ -309,6 +310,15 @@ def test_a_body_above_the_limit_is_a_413_by_length_and_by_count(gateway: TestCli
 def uploaded(gateway: TestClient, path: Path) -> Any:
     """The answer to a file's upload under its own name."""
     return gateway.post("/v1/uploads", files={"content": (path.name, path.read_bytes())})
+
+
+def test_a_form_has_one_file_and_nothing_else(gateway: TestClient, settings: Settings) -> None:
+    """What would be passed over is named."""
+    file = ("a.png", seed_images()["og_beat"].path.read_bytes())
+    for field in ("content", "Content", "label"):
+        answer = gateway.post("/v1/uploads", files=[("content", file), (field, file)])
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+    assert recorded(settings) == []
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

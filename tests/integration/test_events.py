@@ -317,6 +317,10 @@ def test_a_frames_picture_is_the_one_that_was_stored(
     assert (answer.status_code, answer.content) == (200, b"PNG of frame 5")
     assert answer.headers["content-type"] == "image/png"
     assert "immutable" in answer.headers["cache-control"]
+    for named, status in ((answer.headers["etag"], 304), (f'"a", W/{answer.headers["etag"]}', 304), ('"a"', 200)):
+        again = gateway.get(f"/v1/jobs/{job_id}/frames/5/picture", headers={"If-None-Match": named})
+        assert (again.status_code, bool(again.content)) == (status, status == 200)
+        assert again.headers["etag"] == answer.headers["etag"]
     assert "not rendered yet" in gateway.get(f"/v1/jobs/{job_id}/frames/4/picture").json()["detail"]
     assert gateway.get(f"/v1/jobs/{job_id}/frames/8/picture").status_code == 404
     for number in ("-1", "x", "9" * 30):
