@@ -162,7 +162,7 @@ def test_with_the_real_model_it_is_out_in_time_too(gateway: TestClient, start: S
 
 def test_the_sound_that_it_makes_goes_on_elsewhere(gateway: TestClient, start: Start, store: JobStore) -> None:
     """Between two blocks."""
-    job_id = submit(gateway, 300)
+    job_id = submit(gateway, 120)
     with start("a", **STUB) as worker:
         wait_until(lambda: held_by(store, "a", "c"), "a makes sound")
         worker.terminate()
