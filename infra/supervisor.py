@@ -1,6 +1,6 @@
 """Keeps a local farm's processes running: starts again what dies, ends what is no longer wanted, leaves nothing behind.
 
-Leaves out which processes there are (`infra.local`) and what a single one is (`infra.process`).
+Leaves out which processes there are (`infra.local_farm`) and what a single one is (`infra.process`).
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -166,19 +167,25 @@ def _names(text: str) -> list[str]:
     return [name for one in text.split(",") if (name := one.strip())]
 
 
-def settings_from_environment(data: Path | None = None) -> Settings:
-    """The settings of this process, whose secrets are hidden from its log from now on; ends it with one line per wrong
-    variable, which never shows a value.
+def _given(environment: Mapping[str, str]) -> dict[str, Any]:
+    variables = {name: f"RIFFARM_{name.upper()}" for name in Settings.model_fields}
+    return {name: environment[variable] for name, variable in variables.items() if variable in environment}
 
-    With `data`, the folder of a running local farm, they are that farm's, where the environment does not say otherwise.
+
+def settings_from_environment(data: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process, whose secrets are hidden from its log from now on; ends it with one sentence that
+    names each wrong variable and never shows a value.
+
+    With `data`, the folder of a running local farm, they are that farm's, where the environment does not say otherwise;
+    with `environment` those of processes that will be started with it.
     """
     if data and not (data / LOCAL_FARM_FILE).exists():
         sys.exit(f"riffarm: no farm runs on {data}; start one with: riffarm up --data {data}")
     try:
-        settings = Settings(_env_file=data / LOCAL_FARM_FILE if data else None)
+        settings = Settings(_env_file=data / LOCAL_FARM_FILE if data else None, **_given(environment or {}))
     except ValidationError as error:
         wrong = (f"RIFFARM_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
-        sys.exit("riffarm: " + "\n".join(wrong).replace("Value error, ", ""))
+        sys.exit("riffarm: " + "; ".join(wrong).replace("Value error, ", ""))
     secrets = (settings.secret, settings.gateway_key, settings.webhook_secret)
     hide(*(secret.get_secret_value() for secret in secrets if secret))
     return settings

@@ -74,6 +74,20 @@ def test_a_wrong_storage_or_redis_is_one_clear_sentence(
     assert " ".join(answer.stderr.split()).startswith(f"riffarm up: {sentence}")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"RIFFARM_METRICS_KEY": "x"}, {"RIFFARM_SECRET": "x"}, {"RIFFARM_METRICS_KEY": "x", "RIFFARM_LEASE_S": "1"}],
+)
+def test_a_wrong_setting_is_one_clear_sentence(tmp_path: Path, wrong: dict[str, str]) -> None:
+    """Once, with every wrong variable, before any process is started that would say it again."""
+    answer = up("--port", "0", "--data", str(tmp_path), **wrong)
+    (sentence,) = answer.stderr.splitlines()
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert sentence.startswith("riffarm: ")
+    assert all(f"{name}: " in sentence for name in wrong)
+    assert not (tmp_path / "valkey").exists()
+
+
 def test_two_farms_do_not_share_a_folder(farm: Farm) -> None:
     """A second Valkey on the same file would ruin it."""
     answer = up("--port", "0", "--data", str(farm.data))
