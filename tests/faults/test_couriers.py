@@ -17,7 +17,7 @@ from tests.faults.mix import Request, clip
 from tests.faults.rig import Farm
 from tests.integration.receivers import Call, Receiver, receiving
 
-KILLS: Final = 5
+KILLS: Final = 4
 JOBS_A_KILL: Final = 10
 EVENTS: Final = ("job.started", "job.succeeded")
 SEED: Final = 6

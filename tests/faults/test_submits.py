@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Final, NamedTuple
+from uuid import uuid4
 
 import httpx
 
@@ -18,7 +19,7 @@ from tests.faults.checks import check, sounds_of
 from tests.faults.mix import Request, clip
 from tests.faults.rig import Farm
 
-KILLS: Final = 4
+KILLS: Final = 3
 SUBMITS_A_KILL: Final = 24
 BATCH: Final = 3
 CONNECTIONS: Final = 16
@@ -86,29 +87,31 @@ class Gateway:
                 self._farm.redis.hset(key, "until_ms", 0)
 
 
-def _job(name: str) -> Request:
+def _job(name: str, run: str) -> Request:
     """One whose frame and sound cost next to nothing."""
-    return clip("same", 1, duration_s=0.5, quality="fast") | {"labels": {"name": name, "test": "submits"}}
+    return clip("same", 1, duration_s=0.5, quality="fast") | {"labels": {"name": name, "run": run}}
 
 
-def _submits() -> list[list[Submit]]:
+def _submits(run: str) -> list[list[Submit]]:
     """For each kill: every third without a key, every seventh a batch. All of the same sound."""
     numbers = count()
 
     def made(index: int) -> Submit:
         names = [f"k{next(numbers)}" for _ in range(BATCH if index % 7 == 0 else 1)]
-        requests = [_job(name) for name in names]
-        return Submit(requests, None if index % 3 == 0 else f"key of {names[0]}")
+        requests = [_job(name, run) for name in names]
+        return Submit(requests, None if index % 3 == 0 else f"{run} {names[0]}")
 
     return [[made(index) for index in range(SUBMITS_A_KILL)] for _ in range(KILLS)]
 
 
 def test_a_gateway_that_is_killed_amid_submits_loses_none_and_doubles_none(farm: Farm) -> None:
     """Every job that was answered ends well; every unanswered one that is sent again under its key is there once."""
-    (first,) = farm.submit(_job("first"))
+    # Of its own, as the farm lasts longer than this test.
+    run = uuid4().hex
+    (first,) = farm.submit(_job("first", run))
     farm.wait_for_end()
     sound = sounds_of(farm, [first])["first"]
-    draw, rounds, gateway = random.Random(SEED), _submits(), Gateway(farm)
+    draw, rounds, gateway = random.Random(SEED), _submits(run), Gateway(farm)
     for submits in rounds:
         gateway.kill_amid(submits, draw.randrange(SUBMITS_A_KILL // 2))
     heard, again = dict(gateway.answered), [one for one in gateway.unanswered if one.key]
@@ -124,7 +127,7 @@ def test_a_gateway_that_is_killed_amid_submits_loses_none_and_doubles_none(farm:
     by_name = {one["labels"]["name"]: one for submits in rounds for submit in submits for one in submit.requests}
     farm.accepted |= {job_id: by_name[name] for name, job_id in gateway.answered.items()}
     check(farm, dict.fromkeys(["first", *by_name], sound))
-    found = {job.id: job for job in farm.client.jobs(**{"label.test": "submits", "limit": 200})}
+    found = {job.id: job for job in farm.client.jobs(**{"label.run": run, "limit": 200})}
     counts = Counter(job.labels["name"] for job in found.values())
     del counts["first"]
     assert set(counts) - set(alone) == set(gateway.answered)
