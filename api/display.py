@@ -111,11 +111,12 @@ def frame_table(frames: Iterable[FrameReport]) -> Table:
 
 def queue_table(farm: FarmReport) -> Table:
     """One line for each queue."""
-    table = Table("queue", "jobs waiting", "items", "work", "workers", "wait")
+    table = Table(Column("queue", no_wrap=True), "jobs", "waiting", "frames", "sound", "work", "wait")
     for queue in farm.queues:
-        jobs = ", ".join(f"{count} {priority}" for priority, count in queue.jobs_waiting.items() if count)
-        wait = "" if queue.wait_s is None else f"{queue.wait_s:g} s"
-        table.add_row(queue.queue, jobs, str(queue.items), f"{queue.seconds:.1f} s", str(queue.workers), wait)
+        waiting = ", ".join(f"{count} {priority}" for priority, count in queue.jobs_waiting.items() if count)
+        wait = "no worker" if queue.wait_s is None else f"{queue.wait_s:g} s"
+        sound, work = f"{queue.audio_s:.1f} s", f"{queue.seconds:.1f} s"
+        table.add_row(queue.queue, str(queue.jobs), waiting, str(queue.frames or ""), sound, work, wait)
     return table
 
 
@@ -131,12 +132,13 @@ def rate_table(rates: Iterable[RateReport]) -> Table:
 
 def worker_table(workers: Iterable[WorkerReport]) -> Table:
     """One line for each worker."""
-    table = Table("worker", "state", "device", "at", "done", "heartbeat")
+    table = Table("worker", "state", "device", "at", "done", "frames a minute", "heartbeat")
     for worker in workers:
         state = f"{worker.state}: {worker.reason}" if worker.reason else worker.state
         at = f"{worker.job} {worker.item}" if worker.job else ""
         heartbeat = f"{worker.heartbeat_age_s:.0f} s ago"
-        table.add_row(worker.name, state, worker.device, at, str(worker.items_done), heartbeat)
+        frames = f"{worker.frames_per_minute:g}"
+        table.add_row(worker.name, state, worker.device, at, str(worker.items_done), frames, heartbeat)
     return table
 
 

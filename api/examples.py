@@ -226,6 +226,7 @@ _WORKER: Final = {
     "job": JOB_ID,
     "item": "b0",
     "items_done": 41,
+    "frames_per_minute": 24.5,
     "heartbeat_age_s": 1.3,
 }
 _FARM: Final = {
@@ -233,6 +234,9 @@ _FARM: Final = {
     "queues": [
         {
             "queue": "render.riffarm-mini",
+            "jobs": 3,
+            "frames": 17,
+            "audio_s": 62.4,
             "items": 3,
             "seconds": 12.4,
             "jobs_waiting": {"interactive": 0, "normal": 2, "bulk": 0},

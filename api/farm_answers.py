@@ -20,6 +20,9 @@ class QueueReport(_Report):
     """One queue."""
 
     queue: str = Field(description="render.MODEL, sound or deliver.")
+    jobs: int = Field(description="Jobs of which something here waits or runs, without those that are paused.")
+    frames: int = Field(description="Frames of these jobs that are not finished; 0 in sound and deliver.")
+    audio_s: float = Field(description="Seconds of sound in what waits or runs: of each job the share not done here.")
     items: int = Field(description="Batches, chunks or deliveries that wait or run.")
     seconds: float = Field(description="What one worker would need for them, at the pace of late.")
     jobs_waiting: dict[str, int] = Field(description="Jobs with work to be taken, by priority.")
@@ -42,6 +45,10 @@ class WorkerReport(_Report):
     job: str | None = Field(description="What it is at.")
     item: str | None = Field(description="b3: its fourth batch; c0: its first chunk of sound; deliver: its files.")
     items_done: int = Field(description="Since it was started.")
+    frames_per_minute: float = Field(
+        description="Frames that it rendered in a minute of the last 5, or since it was started if that is less; 0 when"
+        " it rendered none."
+    )
     heartbeat_age_s: float = Field(description="Seconds since it last reported.")
 
 

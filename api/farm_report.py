@@ -6,13 +6,16 @@ Owns how the report comes from what is kept in Redis (`shared.farm_state`). Leav
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from api.farm_answers import FarmReport, QueueReport, RateReport, WorkerReport, WorkerState
 from shared.dispatch import kind_of_queue, models_of_queues
 from shared.farm_rates import FarmRates
 from shared.farm_state import Backlog, FarmState
 from shared.job_store import JobStore
+
+_AS_TOLD: Final = ("name", "id", "device", "queues", "models", "items_done", "frames_per_minute")
+"""What is reported of a worker as its heartbeat has it."""
 
 
 def worker_reports(jobs: JobStore) -> list[WorkerReport]:
@@ -59,7 +62,7 @@ def _worker(beat: dict[str, Any], job: str | None, item: str | None) -> WorkerRe
         heartbeat_age_s=round(beat["age_s"], 1),
         job=job,
         item=item,
-        **{name: beat[name] for name in ("name", "id", "device", "queues", "models", "items_done")},
+        **{name: beat[name] for name in _AS_TOLD},
     )
 
 

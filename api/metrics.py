@@ -90,15 +90,19 @@ class _FarmCollector(Collector):
             "riffarm_backlog_seconds", "Work that waits or runs, in seconds of one worker.", labels=["queue"]
         )
         items = GaugeMetricFamily("riffarm_backlog_items", "Items of work that wait or run.", labels=["queue"])
+        frames = GaugeMetricFamily("riffarm_backlog_frames", "Frames of these that are not finished.", labels=["queue"])
+        audio = GaugeMetricFamily("riffarm_backlog_audio_seconds", "Sound that these are for.", labels=["queue"])
         jobs = GaugeMetricFamily(
             "riffarm_jobs_waiting", "Jobs with work that waits for a worker.", labels=["queue", "priority"]
         )
         for backlog in FarmState(self._jobs.redis).backlog():
             seconds.add_metric([backlog.queue], backlog.seconds)
             items.add_metric([backlog.queue], backlog.items)
+            frames.add_metric([backlog.queue], backlog.frames)
+            audio.add_metric([backlog.queue], backlog.audio_s)
             for priority, count in backlog.jobs_waiting.items():
                 jobs.add_metric([backlog.queue, priority], count)
-        return [seconds, items, jobs]
+        return [seconds, items, frames, audio, jobs]
 
     def _workers(self) -> Metric:
         workers = GaugeMetricFamily("riffarm_workers", "Workers that live.", labels=["state"])

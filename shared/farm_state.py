@@ -7,7 +7,8 @@ Keys, all under `riffarm:`
     draining   hash: worker's id → since when it takes nothing more
     blame      hash: worker's name → the jobs of which it lost attempts since it last finished one
     benched    hash: worker's name → since when, and why, it takes nothing more; until an operator lifts it
-    backlog    hash: queue → items of its jobs that wait or run
+    backlog    hash: queue → items of its jobs that wait or run; likewise backlog:jobs, those jobs; backlog:frames,
+               their frames that are not finished; backlog:audio, ms of the sound that the items are for
     pace       hash: queue → milliseconds an item takes, a running mean
     queues     set: all queues that ever had work
     totals     hash: what was done → how much of it since Redis was last empty
@@ -37,9 +38,13 @@ PRIORITIES: Final = ("interactive", "normal", "bulk")
 
 
 class Backlog(NamedTuple):
-    """A queue's work that waits or runs: items, and seconds that one worker would need for them."""
+    """A queue's work that waits or runs: items, the jobs they are of, frames not finished (0 where none are rendered),
+    seconds of sound that they are for, seconds that one worker would need; and jobs with work to be taken."""
 
     queue: str
+    jobs: int
+    frames: int
+    audio_s: float
     items: int
     seconds: float
     jobs_waiting: dict[str, int]
@@ -119,14 +124,15 @@ class FarmState:
         """Every queue's backlog."""
         with reachable(), self._redis.pipeline(transaction=False) as pipe:
             pipe.smembers(f"{PREFIX}queues")
-            pipe.hgetall(f"{PREFIX}backlog")
             pipe.hgetall(f"{PREFIX}pace")
-            queues, items, pace = pipe.execute()
+            for part in ("", ":jobs", ":frames", ":audio"):
+                pipe.hgetall(f"{PREFIX}backlog{part}")
+            queues, pace, *counted = pipe.execute()
         found = []
-        for queue, waiting in self._waiting(sorted({*queues, *items})).items():
-            count = max(0, int(items.get(queue, 0)))
-            seconds = count * float(pace.get(queue, _DEFAULT_PACE_MS)) / 1_000
-            found.append(Backlog(queue, count, round(seconds, 3), waiting))
+        for queue, waiting in self._waiting(sorted({*queues, *counted[0]})).items():
+            items, jobs, frames, audio_ms = (max(0, int(counts.get(queue, 0))) for counts in counted)
+            seconds = round(items * float(pace.get(queue, _DEFAULT_PACE_MS)) / 1_000, 3)
+            found.append(Backlog(queue, jobs, frames, audio_ms / 1_000, items, seconds, waiting))
         return found
 
     def pace_ms(self) -> dict[str, float]:

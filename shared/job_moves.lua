@@ -17,7 +17,7 @@ local IS_LIVE = {queued = true, running = true, paused = true}
 local TEXTS = {'status', 'stage', 'tenant', 'priority', 'render_queue', 'ready:render', 'ready:sound', 'ready:deliver'}
 local NUMBERS = {
   'audio_s', 'created_ms', 'expires_ms', 'cancel_ms', 'started_ms', 'batches_total', 'chunks_total', 'window',
-  'next_batch', 'batches_done', 'next_chunk', 'chunks_done', 'delivering', 'frames_reused',
+  'next_batch', 'batches_done', 'next_chunk', 'chunks_done', 'delivering', 'frames_reused', 'frames_total',
 }
 local FIELDS = {unpack(TEXTS)}
 for _, name in ipairs(NUMBERS) do FIELDS[#FIELDS + 1] = name end
@@ -141,19 +141,35 @@ local function ready_items(job)
   return items
 end
 
--- Work that waits or runs, per queue, in items: what more workers could shorten.
-local function count_backlog(job, sign)
-  local left = {
-    render = job.batches_total - job.batches_done,
-    sound = job.chunks_total == 0 and 1 or job.chunks_total - job.chunks_done,
-    deliver = job.chunks_total == 0 and 0 or 1,
-  }
-  for _, kind in ipairs(KINDS) do
-    if left[kind] ~= 0 then redis.call('HINCRBY', P .. 'backlog', queue_of(job, kind), sign * left[kind]) end
+local function audio_ms(audio_s) return math.floor((tonumber(audio_s) or 0) * 1000 + 0.5) end
+
+-- What of a job waits or runs in a queue: items, the job itself, ms of the sound that the items are for, frames. Whoever
+-- changes what it is made of adds the difference, so that the farm's counts are the sums of this over all jobs.
+local function backlog_of(job, kind)
+  local left, all = 1, 1
+  if kind == 'render' then
+    left, all = job.batches_total - job.batches_done, job.batches_total
+  elseif job.chunks_total == 0 then
+    left = kind == 'sound' and 1 or 0
+  elseif kind == 'sound' then
+    left, all = job.chunks_total - job.chunks_done, job.chunks_total
+  end
+  if left == 0 then return {0, 0, 0, 0} end
+  local frames = kind == 'render' and job.frames_total - redis.call('HLEN', key(job.id, ':frames')) or 0
+  return {left, 1, math.floor(audio_ms(job.audio_s) * left / all + 0.5), frames}
+end
+
+local BACKLOGS = {'backlog', 'backlog:jobs', 'backlog:audio', 'backlog:frames'}
+
+local function add_backlog(queue, counts, sign)
+  for i, list in ipairs(BACKLOGS) do
+    if counts[i] ~= 0 then redis.call('HINCRBY', P .. list, queue, sign * counts[i]) end
   end
 end
 
-local function audio_ms(audio_s) return math.floor((tonumber(audio_s) or 0) * 1000 + 0.5) end
+local function count_backlog(job, sign)
+  for _, kind in ipairs(KINDS) do add_backlog(queue_of(job, kind), backlog_of(job, kind), sign) end
+end
 
 -- The sound of a tenant's jobs that have not ended.
 local function count_audio(job, sign)
@@ -533,7 +549,10 @@ if reused > 0 then redis.call('HINCRBY', key(id), 'frames_reused', reused) end
 total('frames_reused', reused)
 total('frames_rendered', #new - reused)
 if reused < #new then redis.call('HDEL', key(id, ':attempts'), item) end
-local job = redis.call('HMGET', key(id), 'frames_reused', 'chunks_done', 'started_ms', 'webhook')
+local job = redis.call(
+  'HMGET', key(id), 'frames_reused', 'chunks_done', 'started_ms', 'webhook', 'status', 'render_queue'
+)
+if MAY_START[job[5]] then redis.call('HINCRBY', P .. 'backlog:frames', job[6], -#new) end
 tell(id, 'progress', cjson.encode({
   frames_done = redis.call('HLEN', frames),
   frames_reused = tonumber(job[1] or 0),
@@ -571,7 +590,7 @@ local queue = queue_of(job, kind)
 drop_lease(id, item)
 redis.call('HDEL', key(id, ':attempts'), item, item .. ':starts', item .. ':reason')
 redis.call('HDEL', P .. 'blame', ARGV[6])
-if MAY_START[job.status] then redis.call('HINCRBY', P .. 'backlog', queue, -1) end
+local before = backlog_of(job, kind)
 local pace = tonumber(redis.call('HGET', P .. 'pace', queue) or ms)
 redis.call('HSET', P .. 'pace', queue, string.format('%.1f', pace + (ms - pace) / 8))
 if kind == 'render' then
@@ -589,6 +608,11 @@ else
   }))
   publish(id)
   note_news(id, 'job.progress', redis.call('HGET', key(id), 'webhook'))
+end
+if MAY_START[job.status] then
+  local change = backlog_of(job, kind)
+  for i, count in ipairs(before) do change[i] = change[i] - count end
+  add_backlog(queue, change, 1)
 end
 if ARGV[5] ~= '0' then redis.call('HINCRBY', key(id), 'gpu_ms', ARGV[5]) end
 total(kind .. '_ms', ms)

@@ -129,7 +129,7 @@ class _Child:
             threading.Event().wait(HEARTBEAT_TTL_S / 3)
 
     def _record(self) -> dict[str, object]:
-        """What others may know: queues served, models served and loaded, what it is at, where, in how much memory."""
+        """What others may know: queues served, models served and loaded, what it is at, how fast, in what memory."""
         current = self.attempts.current
         return {
             "name": self.name,
@@ -140,6 +140,7 @@ class _Child:
             "job": current and current.job_id,
             "item": current and current.item,
             "items_done": self.attempts.items_done,
+            "frames_per_minute": self.tasks.frame_rate.per_minute(),
             "device": self.device,
             "memory_bytes": self.shelf.used_bytes if self.shelf else 0,
             "memory_budget_bytes": self.shelf.budget_bytes if self.shelf else 0,

@@ -1,4 +1,5 @@
-"""What the farm hears of a batch while it is rendered: finished frames, previews, how long each frame took.
+"""What the farm hears of a batch while it is rendered: finished frames, previews, how long each frame took, how many a
+minute.
 
 Leaves out rendering (`workers.tasks`) and who may hear it (`shared.job_store`).
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _PREVIEW_S: Final = 0.5
 _RECORD_S: Final = 0.25
+_RATE_S: Final = 300.0
+"""Over how long frames are counted: a slow device needs minutes for one."""
 
 
 class Recorder:
@@ -86,3 +90,24 @@ class Watch:
             self._each_s = (now_s - self._since_s) / len(self._together)
             self._timed, self._since_s = self._together, now_s
         return self._each_s
+
+
+class FrameRate:
+    """How many frames a worker renders in a minute: of the last five, or since it began if that is less."""
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+        self._rendered_s: deque[float] = deque()
+
+    def count(self) -> None:
+        """Count a frame, rendered now; by any thread."""
+        self._rendered_s.append(time.monotonic())
+
+    def per_minute(self) -> float:
+        """Frames a minute, 0 or more; for one thread."""
+        now_s = time.monotonic()
+        while self._rendered_s and self._rendered_s[0] <= now_s - _RATE_S:
+            self._rendered_s.popleft()
+        # Of the first moments no rate can be told.
+        passed_s = min(max(now_s - self._began_s, 1.0), _RATE_S)
+        return round(60 * len(self._rendered_s) / passed_s, 2)

@@ -44,7 +44,7 @@ from workers.delivery import Delivery, image_from_bytes, is_preview_due
 from workers.joins import Layout, joined_mel_amplitudes
 from workers.lease import Lease
 from workers.phase import LOOK_AHEAD_COLUMNS, StreamState, waveform_from_mel_amplitudes
-from workers.reporting import Recorder, Watch
+from workers.reporting import FrameRate, Recorder, Watch
 from workers.seed_pictures import SeedPictures
 from workers.spectrogram import Array, mel_amplitudes_from_image
 
@@ -84,6 +84,7 @@ class Tasks:
         self._worker = worker
         self._device = device
         self._pictures = SeedPictures(object_store)
+        self.frame_rate = FrameRate()
 
     def run(self, lease: Lease) -> None:
         """Do the item that the lease is for; begin what storage lost of what it needs anew."""
@@ -151,6 +152,7 @@ class Tasks:
         def store(index: int, image: Image.Image, seconds: float) -> None:
             with telemetry.span("upload", {"riffarm.frame": numbers[index]}):
                 self._objects.put(frame_key(names[index]), _png(image, plan), "image/png")
+            self.frame_rate.count()
             record = {"s": round(seconds, 3), "memory_mb": pipeline.memory_mb, "worker": self._worker}
             first, *equal = missing[names[index]]
             recorder.add({first: record | {"reused": False}} | {one: {"reused": True} for one in equal})

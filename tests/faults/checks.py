@@ -72,8 +72,9 @@ def _check_redis(farm: Farm) -> None:
     assert leases == []
     for name in ("active", "running", "queued", "ended", "expiring"):
         assert not farm.redis.exists(f"riffarm:jobs:{name}"), name
-    backlog = cast("dict[str, str]", farm.redis.hgetall("riffarm:backlog"))
-    assert {queue: items for queue, items in backlog.items() if items != "0"} == {}
+    for name in ("backlog", "backlog:jobs", "backlog:frames", "backlog:audio"):
+        backlog = cast("dict[str, str]", farm.redis.hgetall(f"riffarm:{name}"))
+        assert {queue: count for queue, count in backlog.items() if count != "0"} == {}, name
     # Nobody's limits are used up by what has ended.
     assert farm.redis.hgetall("riffarm:audio") == {}
     assert [*farm.redis.scan_iter("riffarm:queue:*")] == []

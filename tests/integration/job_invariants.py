@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from shared.job_store import JobStore
@@ -92,14 +92,18 @@ def _check_queues(client: Any, models: dict[str, JobModel]) -> None:
 
 
 def _check_counts(client: Any, models: dict[str, JobModel]) -> None:
-    expected: Counter[str] = Counter()
-    for job in models.values():
-        if job.status in ("queued", "running"):
-            for queue in QUEUES:
-                expected[queue] += job.remaining(queue)
-    backlog = {queue: int(items) for queue, items in client.hgetall("riffarm:backlog").items()}
-    assert +Counter(backlog) == +expected
-    assert min(backlog.values(), default=0) >= 0
+    going = [job for job in models.values() if job.status in ("queued", "running")]
+    left: dict[str, Callable[[JobModel, str], int]] = {
+        "backlog": JobModel.remaining,
+        "backlog:jobs": lambda job, queue: min(1, job.remaining(queue)),
+        "backlog:audio": JobModel.audio_ms_left,
+        "backlog:frames": JobModel.frames_left,
+    }
+    for name, of_job in left.items():
+        expected = Counter({queue: sum(of_job(job, queue) for job in going) for queue in QUEUES})
+        counted = {queue: int(count) for queue, count in client.hgetall(f"riffarm:{name}").items()}
+        assert +Counter(counted) == +expected, name
+        assert min(counted.values(), default=0) >= 0, name
     # What quotas are held against.
     audio: Counter[str] = Counter()
     for job in models.values():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shared.job_moves import Attempt
+from shared.quotas import audio_ms_from_s
 
 GONE: Final = "gone"
 ACTIONS: Final = (
@@ -87,7 +88,7 @@ class JobModel:
     @property
     def audio_s(self) -> float:
         """Odd on purpose: what is added must be what is taken away."""
-        return 5.1205 * self.batches
+        return 5.1205 * (self.batches or 1)
 
     @property
     def status(self) -> str:
@@ -112,6 +113,7 @@ class JobModel:
         common: dict[str, str | int | float] = {
             "created_ms": self.created_ms,
             "audio_s": self.audio_s,
+            "frames_total": self.batches,
             "batches_total": self.batches,
             "chunks_total": self.chunks,
             "window": self.window,
@@ -153,6 +155,15 @@ class JobModel:
         """What is left to do in a queue, in items."""
         left = {"render.m": self.batches - len(self.done), "sound": self.chunks - self.chunks_done, "deliver": 1}
         return int(queue == "sound") if self.is_conversion else left[queue]
+
+    def audio_ms_left(self, queue: str) -> int:
+        """Its sound, by the share of a queue's items that is left to do."""
+        items = {"render.m": self.batches, "sound": self.chunks, "deliver": 1}[queue] or 1
+        return round(audio_ms_from_s(self.audio_s) * self.remaining(queue) / items + 1e-6)
+
+    def frames_left(self, queue: str) -> int:
+        """The frames that are not finished, while a batch is not."""
+        return self.batches - len(self.frames) if queue == "render.m" and self.remaining(queue) else 0
 
     def do(self, action: str) -> bool:
         """Apply the table; whether anything changed."""

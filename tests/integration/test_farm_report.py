@@ -35,6 +35,7 @@ BEAT = {
     "job": None,
     "item": None,
     "items_done": 7,
+    "frames_per_minute": 12.5,
     "device": "cpu",
     "memory_bytes": 0,
     "memory_budget_bytes": 0,
@@ -113,6 +114,9 @@ def test_a_queue_tells_what_waits_and_how_long_that_takes(
     queue = next(one for one in report(gateway)["queues"] if one["queue"] == QUEUE)
     assert queue == {
         "queue": QUEUE,
+        "jobs": 3,
+        "frames": 10,
+        "audio_s": 51.2,
         "items": 4,
         "seconds": 8.0,
         "jobs_waiting": {"interactive": 0, "normal": 2, "bulk": 1},
@@ -127,6 +131,35 @@ def test_a_queue_tells_what_waits_and_how_long_that_takes(
     assert (queue["workers"], queue["wait_s"]) == (1, 8.0)
     # Of sound and delivery there are three each, at five seconds as long as none is done, for two workers.
     assert report(gateway)["estimated_wait_s"] == 8.0
+
+
+def test_what_waits_shrinks_as_it_is_done(gateway: TestClient, job_store: JobStore) -> None:
+    """Frames one by one; sound by the items that are done; a job leaves a queue with its last item there."""
+    job_id = gateway.post("/v1/jobs", json=TRACK).json()["id"]
+    total_s = job_store.read(job_id)["audio_s"]
+
+    def waiting() -> dict[str, tuple[int, int, float]]:
+        return {one["queue"]: (one["jobs"], one["frames"], one["audio_s"]) for one in report(gateway)["queues"]}
+
+    whole = round(float(total_s), 3)
+    assert waiting() == {QUEUE: (1, 8, whole), "sound": (1, 0, whole), "deliver": (1, 0, whole)}
+    attempt = taken(job_store, job_id)
+    job_store.record_frames(attempt, {0: {"reused": True}, 1: {"reused": False, "s": 1.0, "worker": "w1"}})
+    job_store.record_frames(attempt, {1: {"reused": True}})
+    assert waiting()[QUEUE] == (1, 6, whole)
+    job_store.record_frames(attempt, {frame: {"reused": True} for frame in (2, 3)})
+    job_store.done(attempt, 100, "w1", 0, [*range(8)])
+    assert waiting()[QUEUE] == (1, 4, pytest.approx(whole / 2, abs=0.001))
+    # Paused it does not wait; frames of a batch under way are finished all the same.
+    last = taken(job_store, job_id)
+    job_store.pause(job_id)
+    job_store.record_frames(last, {4: {"reused": True}})
+    assert {*waiting().values()} == {(0, 0, 0.0)}
+    job_store.resume(job_id)
+    assert waiting()[QUEUE][:2] == (1, 3)
+    job_store.record_frames(last, {frame: {"reused": True} for frame in range(5, 8)})
+    job_store.done(last, 100, "w1", 0, [*range(8)])
+    assert waiting() == {QUEUE: (0, 0, 0.0), "sound": (1, 0, whole), "deliver": (1, 0, whole)}
 
 
 def test_a_worker_tells_what_it_is_at(gateway: TestClient, state: FarmState, job_store: JobStore) -> None:
@@ -148,6 +181,7 @@ def test_a_worker_tells_what_it_is_at(gateway: TestClient, state: FarmState, job
         "bad": "benched",
     }
     assert (workers["w1"]["job"], workers["w1"]["item"], workers["w1"]["items_done"]) == (job_id, attempt.item, 7)
+    assert workers["w1"]["frames_per_minute"] == 12.5
     assert (workers["bad"]["reason"], workers["idle"]["reason"]) == ("its process died", None)
     assert 0 <= workers["idle"]["heartbeat_age_s"] < 15
 
@@ -231,6 +265,8 @@ def test_metrics_are_those_of_the_report(gateway: TestClient, state: FarmState, 
     assert seen["riffarm_redis_up",] == 1
     assert seen["riffarm_backlog_seconds", QUEUE] == 1.5
     assert (seen["riffarm_backlog_items", QUEUE], seen["riffarm_backlog_items", "deliver"]) == (3, 2)
+    assert (seen["riffarm_backlog_frames", QUEUE], seen["riffarm_backlog_frames", "sound"]) == (9, 0)
+    assert seen["riffarm_backlog_audio_seconds", QUEUE] == seen["riffarm_backlog_audio_seconds", "sound"]
     waiting = [seen["riffarm_jobs_waiting", priority, QUEUE] for priority in ("interactive", "normal", "bulk")]
     # What is taken is no more waiting, and runs.
     assert waiting == [0, 1, 0]
@@ -315,7 +351,7 @@ def test_the_command_line_shows_the_farm(url: str, state: FarmState) -> None:
     state.beat("w1/1", BEAT)
     shown = riffarm(url, "farm")
     assert shown.returncode == 0
-    for words in ((QUEUE, "1 normal", "5 s"), ("w1", "idle", "cpu", "7"), ("Estimated wait: 5 s",)):
+    for words in ((QUEUE, "1 normal", "5.1 s", "5 s"), ("w1", "idle", "cpu", "7", "12.5"), ("Estimated wait: 5 s",)):
         assert any(all(word in line for word in words) for line in shown.stdout.splitlines()), shown.stdout
     assert json.loads(riffarm(url, "farm", "--json").stdout).keys() == {
         "estimated_wait_s",

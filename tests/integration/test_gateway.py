@@ -88,6 +88,7 @@ def test_a_plan_says_what_it_costs_or_why_that_is_not_known(gateway: TestClient,
         "queues": ["render", "sound"],
         "models": ["riffarm-mini"],
         "items_done": 0,
+        "frames_per_minute": 0.0,
     }
     FarmState(job_store.redis).beat("w1/1", beat)
     gateway.post("/v1/jobs", json=TRACK)

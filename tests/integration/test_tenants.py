@@ -230,8 +230,8 @@ def test_the_farm_shows_ones_own_jobs_and_to_its_operator_all(
     job_id = alice.submit()
     taken(job_store, job_id)
     state = FarmState(job_store.redis)
-    beat = {"name": "w1", "device": "cpu", "queues": ["render"], "models": ["riffarm-mini"], "items_done": 0}
-    state.beat("w1/1", beat)
+    beat = {"name": "w1", "device": "cpu", "queues": ["render"], "models": ["riffarm-mini"]}
+    state.beat("w1/1", beat | {"items_done": 0, "frames_per_minute": 0.0})
     state.report_sweep({}, {"stuck_jobs": [{"job": job_id, "reason": "no news"}]})
     seen = {}
     for tenant in (alice, bob, keyed("operator", "read", "admin")):
