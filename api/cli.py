@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import stamina.instrumentation
 import typer
@@ -30,14 +30,13 @@ from shared.errors import RiffarmError
 
 app = typer.Typer(
     help="riffarm: a render farm for music made by diffusion.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(render_commands)
 app.add_typer(batch_commands)
 app.add_typer(keys_commands, name="keys")
-workers = typer.Typer(help="Drain workers, and let benched ones work again.", no_args_is_help=True)
+workers = typer.Typer(help="Drain workers, and let benched ones work again.")
 app.add_typer(workers, name="workers")
 
 
@@ -174,13 +173,28 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        app()
+        # What typer would show itself is a box of several lines.
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="riffarm", standalone_mode=False))
     except RiffarmError as error:
-        console.print(f"riffarm: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _end(error.message, 1)
+    except typer.TyperException as error:
+        _end(_usage(error), error.exit_code)
     except KeyboardInterrupt:
         console.print("Stopped.")
         sys.exit(130)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    console.print(f"riffarm: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What is wrong with how a command was called, in one line."""
+    words = " ".join(error.format_message().split()).replace(". Did you mean", "; did you mean")
+    context = getattr(error, "ctx", None)
+    page = f"; see {context.command_path} --help" if context else ""
+    return f"{words[:1].lower()}{words[1:]}".replace("Value error, ", "").rstrip(".?") + page
 
 
 if __name__ == "__main__":

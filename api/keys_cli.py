@@ -1,37 +1,34 @@
 """`riffarm keys create|list|revoke|rotate`: keys from the operator's shell, straight on the farm's storage and Redis.
 
-Owns options and what is printed. Leaves out the work (`api.keys`).
+Owns options and what is printed. Leaves out the work (`api.keys`), imported with Redis' client only when a command
+runs: every command loads this module.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from api.keys import FRESH_S, Changed, KeyRecord, Keys, Scope
+from api.durations import duration_s_from_text
 from shared.errors import RequestError, RiffarmError
-from shared.object_store import object_store_from_url
-from shared.redis_connection import redis_from_url
-from shared.settings import settings_from_environment
+
+if TYPE_CHECKING:
+    from api.keys import Changed, KeyRecord, Keys, Scope
 
 commands = typer.Typer(
     help="Make, list and end the keys that let others in. Storage and Redis are those of the farm's settings "
     "(RIFFARM_REDIS_URL, RIFFARM_STORAGE_URL), or with --data those of a farm that riffarm up runs there; the gateways "
     "know of every change at once.",
-    no_args_is_help=True,
 )
-_DURATION: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)([smhdw])")
-_UNIT_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MAX_S: Final = 100 * 365 * 86_400
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
@@ -39,12 +36,12 @@ Data = Annotated[Path | None, typer.Option(help="Folder of the farm, when riffar
 KeyId = Annotated[str, typer.Argument(help="The key's id, key_…: see riffarm keys list.", metavar="KEY_ID")]
 
 
-def duration_s_from_text(text: str) -> float:
-    """Seconds from '90s', '30m', '24h', '30d' or '2w'. Raises typer.BadParameter."""
-    match = _DURATION.fullmatch(text.strip())
-    seconds = float(match[1]) * _UNIT_S[match[2]] if match else -1.0
-    if not 0 <= seconds <= _MAX_S:
-        raise typer.BadParameter(f"{text!r} is no length of time; write 90s, 30m, 24h, 30d or 2w, 100 years at most")
+def _life_s(text: str, option: str) -> float:
+    """Seconds that a key works. Raises typer.BadParameter, also without a unit: 30 would be seconds, and meant days."""
+    seconds = duration_s_from_text(text, option)
+    if text.strip()[-1].isdigit() or seconds > _MAX_S:
+        right = "write 90s, 30m, 24h, 30d or 2w, 100 years at most"
+        raise typer.BadParameter(f"{text!r} is no key's life; {right}", param_hint=option)
     return seconds
 
 
@@ -65,9 +62,9 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it: this once, for only its hash is kept."""
-    life_s = duration_s_from_text(expires) if expires else None
+    scopes, life_s = _scopes(scope), None if expires is None else _life_s(expires, "--expires")
     with _keys(data) as keys:
-        changed = keys.create(tenant, name, _scopes(scope), life_s)
+        changed = keys.create(tenant, name, scopes, life_s)
     _show_new(changed, {}, as_json=as_json)
     _end(changed)
 
@@ -107,7 +104,7 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Make and print a key of the same tenant, name, scopes and length of life; the old one works on for a while."""
-    overlap_s = duration_s_from_text(overlap)
+    overlap_s = _life_s(overlap, "--overlap")
     with _keys(data) as keys:
         new, old = keys.rotate(key_id, overlap_s)
     _show_new(new, {"replaces": _shown(old.record)}, as_json=as_json)
@@ -125,6 +122,11 @@ def _scopes(names: list[str] | None) -> list[Scope]:
 
 @contextmanager
 def _keys(data: Path | None) -> Iterator[Keys]:
+    from api.keys import Keys
+    from shared.object_store import object_store_from_url
+    from shared.redis_connection import redis_from_url
+    from shared.settings import settings_from_environment
+
     settings = settings_from_environment(data)
     with redis_from_url(settings.redis_url) as client:
         try:
@@ -162,5 +164,7 @@ def _minute(moment: datetime) -> str:
 
 
 def _end(*changed: Changed) -> None:
+    from api.keys import FRESH_S
+
     if not all(one.is_at_once for one in changed):
         raise RiffarmError(f"Redis does not answer: it is done, but gateways may take {FRESH_S} s to know.")

@@ -1,6 +1,7 @@
 """A farm to talk to: the one that runs, or a local one that lives as long as a command.
 
-Owns starting `riffarm up` as a process of its own and stopping it in order. Leaves out what it does (`infra.local_farm`).
+Owns starting `riffarm up` as a process of its own and stopping it in order. Leaves out what that does
+(`infra.local_farm`).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from api.client import Client, FarmError
 from api.display import job_progress, report
+from api.durations import duration_s_from_text
 from api.local_farm import farm_client
 from shared.contracts import LOUDNESS_LUFS, Job
 from shared.spectrogram_params import SpectrogramParams
@@ -24,7 +25,6 @@ commands = typer.Typer()
 # Progress is for people: results alone go to standard output.
 console = Console(stderr=True)
 FRAME_S: Final = SpectrogramParams().frame_s
-_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 Prompts = Annotated[
     list[str], typer.Argument(help="One prompt for a clip's sound, more to walk between them. (word:1.3) weighs more.")
@@ -45,20 +45,11 @@ Url = Annotated[str | None, typer.Option(help="The farm's address; RIFFARM_URL, 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the job as JSON.")]
 
 
-def duration_s_from_text(text: str) -> float:
-    """Seconds from '90', '90s', '2m', '1m30s' or '1h'. Raises typer.BadParameter."""
-    match = _DURATION.fullmatch(text.strip())
-    if not match or not any(match.groups()):
-        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 2m, 1m30s or 1h")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3_600 + minutes * 60 + seconds
-
-
 @commands.command()
 def render(
     prompts: Prompts,
     duration: Annotated[
-        str | None, typer.Option(help="Length: 90s, 2m, 1h. 5.12s for one prompt, 20.48s for each of several.")
+        str | None, typer.Option(help="Length: 90s, 2m, 1h30m. 5.12s for one prompt, 20.48s for each of several.")
     ] = None,
     seed: Seeds = None,
     negative: Negative = "",
@@ -88,7 +79,7 @@ def render(
         **({"loop": True} if loop else {}),
         **({"tempo_bpm": tempo} if tempo is not None else {}),
         "denoising_strength": denoising_strength,
-        "duration_s": duration_s_from_text(duration) if duration else default_s,
+        "duration_s": duration_s_from_text(duration, "--duration") if duration else default_s,
         "joins": joins,
     }
     target, request["formats"] = _target(output, formats, "track")
@@ -127,8 +118,8 @@ def remix(
     request = _settings(steps, sampler, guidance, quality, loudness, model) | {
         "type": "remix",
         "keyframes": _keyframes(prompts, seed, negative),
-        "start_s": duration_s_from_text(start),
-        **({"end_s": duration_s_from_text(end)} if end else {}),
+        "start_s": duration_s_from_text(start, "--start"),
+        **({"end_s": duration_s_from_text(end, "--end")} if end else {}),
         "denoising_strength": denoising_strength,
         "overlap_s": overlap,
     }
