@@ -24,7 +24,7 @@ from api import access
 from api.access import Reading
 from api.event_reader import EventReader, Follower
 from api.file_answers import UNMODIFIED, has_it, not_modified
-from api.frames import FramePage, FrameReport, FrameState, report_from_record
+from api.frames import FramePage, FrameReport, report_from_record, report_of_unfinished
 from api.intake import Jobs
 from api.problems import responses
 from shared.contracts import TERMINAL
@@ -172,16 +172,18 @@ def list_frames(
     numbers = range(first, min(first + limit, total))
     url = f"{farm.view.url(job['id'])}/frames"
     records = farm.job_store.frames(job["id"], numbers)
-    under_way = {preview["frame"] for preview in json.loads(job["previews"])}
-    has_ended = job["status"] in TERMINAL
+    plan, begun = plan_of(job), farm.job_store.begun(job["id"])
+    shown = {preview["frame"] for preview in json.loads(job["previews"])}
 
-    def state(number: int) -> FrameState:
-        return "missing" if has_ended else "rendering" if number in under_way else "waiting"
+    def unfinished(number: int) -> FrameReport:
+        # A conversion has no frames.
+        if isinstance(plan, Conversion) or job["status"] in TERMINAL:
+            return FrameReport(number=number, state="missing")
+        batches = [begun[name] for one in plan.batches_of_frame(number) if (name := f"b{one}") in begun]
+        return report_of_unfinished(number, batches, is_shown=number in shown)
 
     reports = [
-        report_from_record(number, records[number], url)
-        if number in records
-        else FrameReport(number=number, state=state(number))
+        report_from_record(number, records[number], url) if number in records else unfinished(number)
         for number in numbers
     ]
     next_url = f"{url}?limit={limit}&cursor={numbers.stop}" if numbers.stop < total else None

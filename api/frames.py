@@ -5,10 +5,12 @@ Owns their form and how it comes from what the job store keeps. Knows no web fra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from shared.job_moves import Begun
 
 FrameState = Literal["waiting", "rendering", "finished", "missing"]
 
@@ -24,8 +26,8 @@ class FrameReport(BaseModel):
     memory_mb: float | None = Field(
         None, description="The most memory its rendering held, on the GPU where it has one."
     )
-    worker: str | None = Field(None, description="Who rendered it.")
-    attempts: int = Field(0, description="How often its batch was started until it was there.")
+    worker: str | None = Field(None, description="Who rendered it, or has its batch now.")
+    attempts: int = Field(0, description="How often its batch was started, until it was there.")
     reused: bool = Field(False, description="Whether it had been rendered before.")
     picture: str | None = Field(None, description="Where its spectrogram is, once it is finished.")
 
@@ -48,4 +50,19 @@ def report_from_record(number: int, record: Mapping[str, Any], frames_url: str) 
         attempts=record.get("attempts", 0),
         reused=record["reused"],
         picture=f"{frames_url}/{number}/picture",
+    )
+
+
+def report_of_unfinished(number: int, batches: Collection[Begun], *, is_shown: bool) -> FrameReport:
+    """A frame of a job that goes on: from those of its batches that were begun, and whether it has a preview.
+
+    A joint is of two batches. While both are under way it is not known which will paint it: none is named.
+    """
+    workers = {batch.worker for batch in batches if batch.worker}
+    return FrameReport(
+        number=number,
+        # What a lost worker has shown stays until the frame is begun anew.
+        state="rendering" if is_shown and workers else "waiting",
+        worker=workers.pop() if len(workers) == 1 else None,
+        attempts=max((batch.starts for batch in batches), default=0),
     )

@@ -66,6 +66,13 @@ class Attempt(NamedTuple):
         return int(self.item[1:])
 
 
+class Begun(NamedTuple):
+    """An item that is not done: the name of the worker that holds it (None: nobody does), how often it was begun."""
+
+    worker: str | None
+    starts: int
+
+
 class Take(NamedTuple):
     """What a look into a queue gave: an item, or the reason why this worker may have none; whether there is more."""
 

@@ -54,6 +54,7 @@ from shared.job_moves import (
     PREFIX,
     Accepted,
     Attempt,
+    Begun,
     Done,
     Mended,
     Renewal,
@@ -355,6 +356,16 @@ class JobStore:
             records = self.redis.hmget(job_key(job_id, ":frames"), [str(number) for number in numbers])
         found = zip(numbers, cast("list[str | None]", records), strict=True)
         return {number: json.loads(record) for number, record in found if record}
+
+    def begun(self, job_id: str) -> dict[str, Begun]:
+        """The items that were begun and are not done, by name."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(job_key(job_id, ":leases"))
+            pipe.hgetall(job_key(job_id, ":attempts"))
+            leases, attempts = pipe.execute()
+        workers = {item: lease.split(" ", 1)[1].rpartition("/")[0] for item, lease in leases.items()}
+        starts = {name.partition(":")[0]: int(count) for name, count in attempts.items() if name.endswith(":starts")}
+        return {item: Begun(workers.get(item), starts.get(item, 0)) for item in {*workers, *starts}}
 
     def finished_frames(self, job_id: str) -> list[int]:
         """The numbers of all finished frames, in order."""

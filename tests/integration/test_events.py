@@ -271,6 +271,27 @@ def test_what_cannot_be_followed_is_a_problem(gateway: TestClient, settings: Set
         assert guarded.get("/v1/jobs/job_0/frames").status_code == 401
 
 
+def test_a_frame_whose_worker_was_lost_waits_again(gateway: TestClient, job_store: JobStore) -> None:
+    """It is nobody's until its batch is taken anew, whatever was shown of it; each start is counted."""
+    job_id = gateway.post("/v1/jobs", json=CLIP).json()["id"]
+
+    def frame() -> tuple[str, str | None, int]:
+        (one,) = gateway.get(f"/v1/jobs/{job_id}/frames").json()["data"]
+        return one["state"], one["worker"], one["attempts"]
+
+    assert frame() == ("waiting", None, 0)
+    attempt = taken(job_store, job_id)
+    assert frame() == ("waiting", "w1", 1)
+    job_store.add_event(job_id, "preview", PREVIEW)
+    assert frame() == ("rendering", "w1", 1)
+    job_store.give_back(attempt, "w1", "its process died")
+    assert frame() == ("waiting", None, 1)
+    taken(job_store, job_id)
+    assert frame() == ("rendering", "w1", 2)
+    job_store.finish(job_id, "canceled")
+    assert frame() == ("missing", None, 0)
+
+
 def test_frames_are_listed_in_order_page_by_page(gateway: TestClient, job_store: JobStore) -> None:
     """Each with its state, its record, and its picture once it is there."""
     job = gateway.post("/v1/jobs", json=TRACK).json()
@@ -296,6 +317,8 @@ def test_frames_are_listed_in_order_page_by_page(gateway: TestClient, job_store:
         "picture": f"{job['urls']['frames']}/0/picture",
     }
     assert (frames[1]["reused"], frames[1]["seconds"], frames[2]["picture"]) == (True, None, None)
+    # Of frames that are not finished the batch is told.
+    assert [(frame["worker"], frame["attempts"]) for frame in frames[2:]] == [("w1", 1)] * 2 + [(None, 0)] * 4
     job_store.finish(job_id, "canceled")
     states = [frame["state"] for frame in gateway.get(f"/v1/jobs/{job_id}/frames").json()["data"]]
     assert states == ["finished"] * 2 + ["missing"] * 6

@@ -223,7 +223,7 @@ def test_a_frame_costs_redis_few_commands(job_store: JobStore) -> None:
     job_store.add_event("job_1", "preview", PREVIEW)
     job_store.renew(attempt)
     for act, most in (
-        (lambda: job_store.record_frames(attempt, {1: RENDERED}), 12),
+        (lambda: job_store.record_frames(attempt, {1: RENDERED}), 13),
         (lambda: job_store.add_event("job_1", "preview", PREVIEW), 5),
         (lambda: job_store.renew(attempt), 5),
     ):
