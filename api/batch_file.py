@@ -6,31 +6,25 @@ out submitting (`api.batch_run`).
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from api.near_names import unknown
 from api.transport import FarmError
 from shared.catalogue import UPLOAD_PREFIX
-from shared.contracts import JOB_REQUEST, ClipRequest, ConvertRequest, RemixRequest, TrackRequest
+from shared.contracts import JOB_REQUEST, REQUESTS
 
 _SHOWN: Final = 5
 """So many wrong lines are named; the rest are counted."""
 _SLUG_CHARACTERS: Final = 40
-_MODELS: Final[dict[str, type[BaseModel]]] = {
-    "clip": ClipRequest,
-    "track": TrackRequest,
-    "remix": RemixRequest,
-    "convert": ConvertRequest,
-}
 _SAMPLERS: Final = {
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "PNDMScheduler": "pndm",
@@ -195,18 +189,17 @@ def _sentence(error: ValidationError, request: Mapping[str, Any]) -> str:
     found = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     kind = str(request["type"])
     if found["type"].startswith("union_tag"):
-        return f"type: {kind!r} is none; allowed: {', '.join(_MODELS)}"
+        return f"type: {kind!r} is none; allowed: {', '.join(REQUESTS)}"
     where = [part for part in found["loc"] if part != kind]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     if found["type"] == "extra_forbidden":
-        known = list(_MODELS[kind].model_fields) if len(where) == 1 else []
-        return f"{path}: {_unknown(str(where[-1]), known)}"
+        return _unknown(str(where[-1]), REQUESTS[kind].model_fields if len(where) == 1 else (), path)
     return f"{path}: {found['msg'].removeprefix('Value error, ')}"
 
 
-def _unknown(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"there is no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+def _unknown(name: str, known: Iterable[str], path: str | None = None) -> str:
+    error = unknown("field", name, known, path)
+    return f"{error.field}: {error.message}"
 
 
 def _slug(request: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ to a job (`api.control`).
 
 from __future__ import annotations
 
-import difflib
 import hmac
 import json
 import time
@@ -29,6 +28,7 @@ from api.intake import Jobs
 from api.job_lists import Wanted
 from api.job_reader import JobReader
 from api.moments import Moment
+from api.near_names import unknown
 from api.planning import is_quick
 from api.preferences import WaitSeconds
 from api.problems import responses
@@ -186,12 +186,7 @@ def _wrong_parameters(request: Request) -> Iterator[FieldError]:
         if names.count(name) > 1:
             yield FieldError(name, "given twice", None, "once")
         elif name not in _FILTERS and not (name.startswith(_LABEL) and name != _LABEL):
-            near = difflib.get_close_matches(name, [*_FILTERS, _LABEL], n=1)
-            known = [*_FILTERS, f"{_LABEL}<name>"]
-            near = [known[-1] if one == _LABEL else one for one in near]
-            yield FieldError(
-                name, f"unknown parameter{f'; did you mean {near[0]!r}?' if near else ''}", name, near or known
-            )
+            yield unknown("parameter", name, (*_FILTERS, f"{_LABEL}<name>"))
 
 
 @router.get(

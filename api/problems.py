@@ -5,12 +5,11 @@ The one place with HTTP status numbers for errors. Leaves out finding what is wr
 
 from __future__ import annotations
 
-import difflib
 import http
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI, Request
@@ -21,16 +20,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.bodies import Repeated
+from api.near_names import unknown
 from shared.contracts import (
+    REQUESTS,
     ClipEnd,
     ClipRequest,
-    ConvertRequest,
-    JobType,
     Keyframe,
     OutputPlace,
     PowerCurve,
-    RemixRequest,
-    TrackRequest,
     Webhook,
 )
 from shared.errors import (
@@ -112,12 +109,6 @@ _CODE_OF_ERROR: Final[dict[type[RiffarmError], str]] = {
     FarmFullError: "farm_full",
     StorageUnavailableError: "storage_unavailable",
     QueueUnavailableError: "queue_unavailable",
-}
-_REQUESTS: Final[dict[str, type[BaseModel]]] = {
-    "clip": ClipRequest,
-    "track": TrackRequest,
-    "remix": RemixRequest,
-    "convert": ConvertRequest,
 }
 _INNER_MODELS: Final[dict[str, type[BaseModel]]] = {
     "keyframes": Keyframe,
@@ -242,7 +233,7 @@ def _field_error(found: Any) -> FieldError:
         return _unknown_field(field, found["loc"])
     if found["type"].startswith("union_tag"):
         message = "required" if found["type"] == "union_tag_not_found" else "unknown type"
-        return FieldError("type", message, context.get("tag"), list(get_args(JobType)))
+        return FieldError("type", message, context.get("tag"), [*REQUESTS])
     if found["type"] == "missing":
         return FieldError(field, "required")
     if found["type"] in ("literal_error", "enum"):
@@ -256,17 +247,14 @@ def _field_error(found: Any) -> FieldError:
 
 def _unknown_field(field: str, location: Sequence[str | int]) -> FieldError:
     inner = next((model for part, model in _INNER_MODELS.items() if part in location[2:-1]), None)
-    known = list((inner or _REQUESTS.get(str(location[1]), ClipRequest)).model_fields)
-    name = str(location[-1])
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return FieldError(field, f"unknown field{hint}", name, near or known)
+    form = inner or REQUESTS.get(str(location[1]), ClipRequest)
+    return unknown("field", str(location[-1]), form.model_fields, field)
 
 
 def _path(location: Sequence[str | int]) -> str:
     parts = list(location[1:])
     # The tags of unions are pydantic's own steps, not the client's fields.
-    if parts and parts[0] in _REQUESTS:
+    if parts and parts[0] in REQUESTS:
         parts = parts[1:]
     if parts and parts[0] == "alpha_curve":
         parts = [part for part in parts if part != "PowerCurve" and "literal" not in str(part)]

@@ -6,7 +6,6 @@ the published model of that name does. Leaves out predictions (`api.replicate`) 
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter
@@ -16,22 +15,21 @@ from pydantic.json_schema import models_json_schema
 
 from api.access import Reading
 from api.intake import Jobs
+from api.near_names import unknown
 from api.problems import responses
 from api.replicate_files import with_uploads
 from shared.catalogue import SEED_IMAGE_ALIASES, seed_images
 from shared.contracts import (
     JOB_REQUEST,
+    REQUESTS,
     ClipEnd,
     ClipRequest,
-    ConvertRequest,
     NegativePrompt,
     PictureId,
     Prompt,
-    RemixRequest,
     Strength,
-    TrackRequest,
 )
-from shared.errors import FieldError, InvalidRequestError, NotFoundError
+from shared.errors import InvalidRequestError, NotFoundError
 from shared.plan import ResolvedRequest
 from shared.predictions import FACE_LABEL, OWNER, RIFFUSION, version_of
 
@@ -73,10 +71,7 @@ class RiffusionInput(BaseModel):
 
 
 _INPUTS: Final[dict[str, type[BaseModel]]] = {
-    f"{OWNER}/clip": ClipRequest,
-    f"{OWNER}/track": TrackRequest,
-    f"{OWNER}/remix": RemixRequest,
-    f"{OWNER}/convert": ConvertRequest,
+    **{f"{OWNER}/{name}": form for name, form in REQUESTS.items()},
     RIFFUSION: RiffusionInput,
 }
 _DESCRIPTIONS: Final = {
@@ -106,10 +101,9 @@ def request_from_input(farm: Jobs, model: str, given: dict[str, Any]) -> Resolve
     """
     kind = _INPUTS[model]
     names = [name for name in kind.model_fields if name not in _UNSAID]
-    if unknown := [name for name in given if name not in names]:
-        near = difflib.get_close_matches(unknown[0], names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InvalidRequestError(FieldError(unknown[0][:80], f"unknown input{hint}", unknown[0], near or names))
+    for name in given:
+        if name not in names:
+            raise InvalidRequestError(unknown("input", name, names))
     given = with_uploads(farm, given)
     try:
         if model == RIFFUSION:

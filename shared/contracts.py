@@ -290,6 +290,13 @@ class ConvertRequest(_Request):
     )
 
 
+REQUESTS: Final[dict[str, type[BaseModel]]] = {
+    "clip": ClipRequest,
+    "track": TrackRequest,
+    "remix": RemixRequest,
+    "convert": ConvertRequest,
+}
+"""The form of each type of job's request."""
 JobRequest = Annotated[ClipRequest | TrackRequest | RemixRequest | ConvertRequest, Field(discriminator="type")]
 JOB_REQUEST: Final[TypeAdapter[ClipRequest | TrackRequest | RemixRequest | ConvertRequest]] = TypeAdapter(JobRequest)
 

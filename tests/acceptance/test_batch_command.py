@@ -154,7 +154,7 @@ def test_all_that_is_wrong_is_told_by_line_before_anything_is_submitted(stub_far
     before = jobs_of(stub_farm)
     answer = ended(stub_farm, file, tmp_path / "out")
     assert (answer.returncode, answer.stdout) == (1, "")
-    for words in ("line 2: no JSON", "line 3: promt: there is no field 'promt'; did you mean 'prompt'?"):
+    for words in ("line 2: no JSON", "line 3: promt: unknown field; did you mean 'prompt'?"):
         assert words in answer.stderr
     for words in ("line 4: variations", "line 5: model", "riffarm-mini", "line 6: seed_image", "and 2 more"):
         assert words in answer.stderr
@@ -171,7 +171,7 @@ def test_all_that_is_wrong_is_told_by_line_before_anything_is_submitted(stub_far
         ('{"params": {"scheduler": "LMSDiscreteScheduler"},\n"entries": [\n{"prompt": "a"}]}', "line 3: scheduler"),
         (
             '{"params": {},\n"entries": [{"prompt": "a"},\n{"prompt": "a", "sed": 1}]}',
-            "line 3: there is no field 'sed'",
+            "line 3: sed: unknown field",
         ),
     ],
 )

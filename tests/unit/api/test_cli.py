@@ -175,10 +175,10 @@ def test_ctrl_c_ends_a_command_with_130() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "api.cli", "jobs", "--url", url]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            with silent.accept()[0]:
-                process.send_signal(signal.SIGINT)
-                output, errors = process.communicate(timeout=30)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with process, silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=30)
     assert (process.returncode, output) == (130, "")
     assert "Traceback" not in errors
 
