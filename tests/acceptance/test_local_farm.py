@@ -293,6 +293,8 @@ def test_a_job_is_paused_goes_on_is_canceled_and_tried_again(tmp_path: Path) -> 
         assert client.resume(job.id).status == "canceled"
         assert client.retry(job.id).status == "queued"
         assert list(client.follow(job.id))[-1].status == "succeeded"
+        wait_until(lambda: client.farm().workers[0].frames_per_minute > 0, "its heartbeat tells of frames")
+        assert {(queue.jobs, queue.frames, queue.audio_s) for queue in client.farm().queues} == {(0, 0, 0.0)}
         rendered = [line.split()[0] for line in renders.read_text().splitlines()]
         assert len(rendered) == len(set(rendered)) == 24
 
