@@ -103,6 +103,8 @@ class Rig(AbstractContextManager["Rig"]):
     def environment(self) -> dict[str, str]:
         """The variables of this farm's processes."""
         return os.environ | {
+            # 100,000 jobs wait already where more are submitted.
+            "RIFFARM_MAX_QUEUED_JOBS": "1000000",
             "RIFFARM_REDIS_URL": self.settings.redis_url,
             "RIFFARM_STORAGE_URL": self.settings.storage_url,
             "RIFFARM_SECRET": SECRET,

@@ -64,10 +64,10 @@ def _sound_chunk(self: Tasks, lease: Lease) -> None:
     plan = plan_from_texts(attempt.input, attempt.sources)
     assert isinstance(plan, Plan)
     self._objects.put(chunk_key(attempt.job_id, 0, attempt.number), b"no sound")
-    self._finish_item(lease, plan, 0.0)
+    self._finish_item(lease, plan, 0.0, "cpu")
 
 
-def _outputs(self: Delivery, plan: Plan | Conversion) -> dict[str, str | int]:
+def _outputs(self: Delivery, plan: Plan | Conversion, on_upload: Callable[[], object]) -> dict[str, str | int]:
     return {"outputs": "[]"}
 
 

@@ -25,7 +25,7 @@ _BODY: Final = json.dumps(
         "labels": {"album": "first light"},
     }
 ).encode()
-_CONNECTIONS: Final = 16
+_CONNECTIONS: Final = 32
 _WARM_UP: Final = 600
 
 
