@@ -57,6 +57,13 @@ def kill_valkey_and_its_file(farm: Farm, name: str) -> None:
     shutil.rmtree(farm.folder / "valkey")
     (farm.folder / "valkey").mkdir()
     farm.start("valkey")
+    _forget_items(farm)
+
+
+def _forget_items(farm: Farm) -> None:
+    """Workers that were at an item when Valkey forgot of it are late: others begin it anew."""
+    for name in farm.workers:
+        farm[name].disturb()
 
 
 VICTIMS = [
@@ -96,7 +103,5 @@ def test_a_valkey_that_comes_back_as_it_was_a_while_ago_loses_nothing(
     shutil.rmtree(folder)
     (farm.folder / "older").rename(folder)
     farm.start("valkey")
-    # Workers that were at an item when Valkey forgot of it are late.
-    for name in farm.workers:
-        farm[name].disturb()
+    _forget_items(farm)
     check(farm, sounds)
