@@ -88,12 +88,15 @@ def _check_storage(farm: Farm, failed: Iterable[str]) -> None:
 
 
 def renders(farm: Farm) -> dict[str, list[int]]:
-    """The processes that rendered each frame, in order."""
+    """The processes that rendered each frame, in order; what is in storage only a late one's successor may begin, which
+    had looked there before."""
+    late = {pid for process in farm.processes.values() for pid in process.late}
     found: dict[str, list[int]] = {}
     if farm.renders_file.exists():
         for line in farm.renders_file.read_text().splitlines():
             name, pid, *is_stored = line.split()
-            assert not is_stored, f"process {pid} began a frame that was in storage: {name}"
+            is_known = not is_stored or late & set(found.get(name, ()))
+            assert is_known, f"process {pid} began a frame that was in storage: {name}"
             found.setdefault(name, []).append(int(pid))
     return found
 

@@ -21,6 +21,7 @@ class Process:
         self.name = name
         self.log = folder / f"{name}.log"
         self.disturbed: set[int] = set()
+        self.late: set[int] = set()
         """The pids of all that was killed, frozen or stopped here."""
         self.kills = 0
         self._command = command
@@ -100,6 +101,11 @@ class Process:
     def disturb(self) -> None:
         """Note that what it and its children do from now on is no fault of the farm's."""
         self.disturbed |= {self.popen.pid, *(one.pid for one in self._children())}
+
+    def forget_items(self) -> None:
+        """Note that it and its children may still be at items that others begin anew."""
+        self.disturb()
+        self.late |= self.disturbed
 
     def said(self, words: str) -> list[str]:
         """The lines of its log with these words."""

@@ -122,6 +122,7 @@ class Farm:
             if not process.is_running:
                 self.start(name)
             process.disturbed.clear()
+            process.late.clear()
         wait_until(self.is_ready, f"the farm is ready ({self.folder})", timeout_s=90)
         for folder in ("jobs/", "frames/"):
             for key in [*self.objects.keys(folder)]:

@@ -63,7 +63,7 @@ def kill_valkey_and_its_file(farm: Farm, name: str) -> None:
 def _forget_items(farm: Farm) -> None:
     """Workers that were at an item when Valkey forgot of it are late: others begin it anew."""
     for name in farm.workers:
-        farm[name].disturb()
+        farm[name].forget_items()
 
 
 VICTIMS = [
