@@ -84,7 +84,7 @@ def _techno(harmony: Harmony, bar: int, rng: random.Random) -> Iterator[Note]:
     for beat in range(harmony.bar_beats):
         yield from harmony.chord(bar, beat + 0.5, 0.2, (0, 2, 4))
         for quarter, step in enumerate((0, 7, 4, 9)):
-            yield harmony.lead(bar, beat + quarter / 4, 0.16, step, octave=2, level=0.6)
+            yield harmony.lead(bar, beat + quarter / 4, 0.16, step, level=0.6)
         for quarter in (1, 2, 3):
             yield harmony.bass(bar, beat + quarter / 4, 0.2, 0, "synth bass")
 
@@ -135,12 +135,12 @@ def _folk(harmony: Harmony, bar: int, rng: random.Random) -> Iterator[Note]:
 
 
 def _hip_hop(harmony: Harmony, bar: int, rng: random.Random) -> Iterator[Note]:
-    """A low chord that is cut off, a short lick, long notes far below."""
+    """A low chord that is cut off, a short lick, long notes below."""
     yield from harmony.chord(bar, 0, 1.4, (0, 2, 6), octave=0, level=0.9)
     for start in (1.75, 2.0, 2.75) if bar % 2 == 0 else (2.0, 2.25):
         yield harmony.melody(bar, start, 0.24, octave=1, level=0.8)
-    yield harmony.bass(bar, 0, 1.6, 0, "sub bass", octave=-2)
-    yield harmony.bass(bar, 1.75, harmony.bar_beats - 1.85, 0, "sub bass", octave=-2)
+    yield harmony.bass(bar, 0, 1.6, 0, "sub bass")
+    yield harmony.bass(bar, 1.75, harmony.bar_beats - 1.85, 0, "sub bass")
 
 
 STYLES: Final[dict[str, Genre]] = {
