@@ -1,4 +1,4 @@
-"""Commands of the workers' side of the house: `riffarm train|evaluate|seed-image|convert|doctor|recover`.
+"""Commands of the workers' side of the house: `riffarm train|fine-tune|evaluate|seed-image|convert|doctor|recover`.
 
 Owns options and what is printed. The work is in the modules of the same names, imported only when a command
 runs, since torch takes seconds to load.
@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from shared.contracts import LOUDNESS_LUFS, Quality
+from workers.training.finetune_cli import commands as finetune_commands
 
 commands = typer.Typer()
+commands.add_typer(finetune_commands)
 AsJson = Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")]
 
 BUILT_IN_MODEL: Final = Path(__file__).parent / "models" / "riffarm-mini"
