@@ -10,13 +10,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from shared.contracts import LOUDNESS_LUFS, Quality
+from shared.errors import RiffarmError
 from workers.training.finetune_cli import commands as finetune_commands
 
 commands = typer.Typer()
@@ -31,17 +32,36 @@ OTHER_REPORT_FOLDER: Final = Path("out") / "evaluation"
 
 @commands.command()
 def train(
-    model: Annotated[Path, typer.Option(help="Where the finished model goes.")] = TRAINING_FOLDER / "riffarm-mini",
+    config: Annotated[Path | None, typer.Argument(help="A TOML file of your own; it may hold only some keys.")] = None,
+    folder: Annotated[Path, typer.Option(help="Clips, checkpoints, log and curves are kept here.")] = TRAINING_FOLDER,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the finished model goes; FOLDER/riffarm-mini when left out.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="A model's folder whose weights to train on from, not from nothing.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the built-in model anew, on CUDA if there is any; goes on from where it was stopped."""
+    """Make the built-in model anew, on CUDA if there is any; goes on from where it was stopped.
+
+    All numbers come from the package's recipe and, where it says otherwise, from CONFIG.
+    """
     from workers.training.loop import device
     from workers.training.make import make_model
-    from workers.training.recipe import RECIPES
+    from workers.training.progress import shown
+    from workers.training.recipe import RecipeError, read_recipe
 
+    model = output or folder / BUILT_IN_MODEL.name
+    console = Console(stderr=True, highlight=False)
     kind = device().type
-    typer.echo(f"Training on {kind}; clips, checkpoints and the log are kept in {TRAINING_FOLDER}.", err=True)
-    make_model(RECIPES[kind], TRAINING_FOLDER, model)
+    try:
+        recipe = read_recipe(config, kind)
+        console.print(f"Training on {kind}; all is kept in {folder}.", markup=False, soft_wrap=True)
+        with shown(console) as tell:
+            make_model(recipe, folder, model, start, tell)
+    except RecipeError as error:
+        typer.echo(f"riffarm train: {error}", err=True)
+        raise typer.Exit(1) from error
     _tell([model], as_json=as_json)
 
 
@@ -53,31 +73,50 @@ def _tell(paths: Iterable[Path], *, as_json: bool) -> None:
 @commands.command()
 def evaluate(
     model: Annotated[Path, typer.Option(help="The model's folder.")] = BUILT_IN_MODEL,
-    prompts: Annotated[int | None, typer.Option(min=1, max=240, help="How many prompts; all when left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    folder: Annotated[Path, typer.Option(help="Clips, listeners and pictures are kept here.")] = TRAINING_FOLDER,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the report goes; when left out, docs/model for the whole proof of the built-in model, "
+            "out/evaluation for any other."
+        ),
+    ] = None,
+    prompts: Annotated[int | None, typer.Option(help="How many crossed prompts, 2 to 240; all when left out.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of each picture; 16 when left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")] = False,
 ) -> None:
     """Measure whether a model makes music and follows its prompt; writes a report with pictures.
 
-    All prompts on the built-in model write the committed report; anything else writes to out/evaluation.
+    Whether the points hold is in the report; the command fails only when there is nothing to evaluate. Pictures are
+    kept, so that one that was stopped goes on.
     """
-    from workers.training.evaluate import ALL_PROMPTS
+    from workers.training.crossing import MAX_PROMPTS
+    from workers.training.evaluate import EvaluationError
     from workers.training.evaluate import evaluate as evaluated
-    from workers.training.report import write_report
+    from workers.training.progress import shown
+    from workers.training.renders import NUM_INFERENCE_STEPS
+    from workers.training.report import summary, write_report
 
-    is_whole = prompts in (None, ALL_PROMPTS) and model.resolve() == BUILT_IN_MODEL.resolve()
-    folder = REPORT_FOLDER if is_whole else OTHER_REPORT_FOLDER
-    evaluation = evaluated(model, TRAINING_FOLDER, prompts or ALL_PROMPTS)
-    write_report(evaluation, folder)
-    typer.echo(json.dumps(evaluation.figures, indent=2) if as_json else _summary(evaluation.figures))
-    typer.echo(f"The report is {folder / 'report.md'}", err=True)
+    is_whole = model.resolve() == BUILT_IN_MODEL.resolve() and prompts is None and steps is None
+    target = output or (REPORT_FOLDER if is_whole else OTHER_REPORT_FOLDER)
+    log = _training_log(model)
+    console = Console(stderr=True, highlight=False)
+    try:
+        with shown(console) as tell:
+            count = MAX_PROMPTS if prompts is None else prompts
+            evaluation = evaluated(model, folder, log, tell, count, NUM_INFERENCE_STEPS if steps is None else steps)
+        write_report(evaluation, target, log)
+    except (EvaluationError, OSError, RiffarmError) as error:
+        typer.echo(f"riffarm evaluate: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(json.dumps(evaluation.figures) if as_json else summary(evaluation.figures))
+    console.print(f"The report is {target / 'report.md'}", markup=False, soft_wrap=True)
 
 
-def _summary(figures: dict[str, Any]) -> str:
-    return "\n".join(
-        f"{name:<10} {row['accuracy']:.3f}  ({row['low']:.3f} to {row['high']:.3f}, chance {row['chance']:.3f}, "
-        f"p {row['p_value']:.5f})"
-        for name, row in figures["steering"].items()
-    )
+def _training_log(model: Path) -> Path:
+    """The log of a model's training: the built-in one's is kept with its report, another's lies beside its folder."""
+    is_built_in = model.resolve() == BUILT_IN_MODEL.resolve()
+    return (REPORT_FOLDER if is_built_in else model.parent) / "training_log.jsonl"
 
 
 @commands.command(name="seed-image")

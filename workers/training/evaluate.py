@@ -1,181 +1,261 @@
-"""The proof that the built-in model makes music and follows its prompt.
+"""The proof that the built-in model makes music and follows its prompt: six points, and the demo's track.
 
-Owns the prompts, fixed beforehand and fully crossed, and every figure of the report. Leaves out its form
-(`workers.training.report`). The same weights give the same figures: full precision, one thread a process, one picture
-at a time.
+Owns what is generated, redrawn and heard for the proof, and whether each point holds. Leaves out the prompts
+(`workers.training.crossing`), points 2 to 4 for one set of pictures (`workers.training.points`), those on honesty
+(`workers.training.honesty`) and the report's form (`workers.training.report`). The same weights give the same figures,
+but for seconds: full precision, one thread a process, one picture at a time.
 """
 
 from __future__ import annotations
 
-import random
+import hashlib
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from workers.training.captions import full_prompt
-from workers.training.dataset import Pixels, clips
-from workers.training.features import Features, features_from_many, onset_periodicity
+from workers.training import demo_track, honesty
+from workers.training.asked_pictures import FLOOR_PROMPTS, AskedPictures, Setting, other_seeds
+from workers.training.crew import Crew, one_thread
+from workers.training.crossing import FIRST_SEED, MAX_PROMPTS, Sweep, crossed_pieces, prompt_from_piece, sweeps
+from workers.training.dataset import Pixels
+from workers.training.lessons import (
+    DATA_VERSION,
+    LESSONS,
+    REDRAWN_LESSONS,
+    autoencoder_sha256,
+    picture_of_piece,
+    small_of_piece,
+    taught_listeners,
+)
 from workers.training.listeners import ATTRIBUTES, Listeners
+from workers.training.loop import Tell, read_log
 from workers.training.make import weights_sha256
-from workers.training.recipe import DataRecipe
-from workers.training.renders import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Kind, Order, generated, round_trips
-from workers.training.score import DRUM_PATTERNS, GENRES, INSTRUMENT_NAMES, Piece
-from workers.training.statistics import p_value, permuted_accuracies, wilson_interval
+from workers.training.musicality import onset_periodicity
+from workers.training.points import LEAST_PERIODICITY, Figures, Shown, music_points, share
+from workers.training.recipe import read_recipe
+from workers.training.renders import (
+    GUIDANCE_SCALE,
+    NUM_INFERENCE_STEPS,
+    SAMPLER,
+    Order,
+    clip_seconds,
+    redrawn,
+    sounded,
+)
+from workers.training.statistics import bootstrap_interval
 
-ALL_PROMPTS: Final = len(GENRES) * len(DRUM_PATTERNS) * len(INSTRUMENT_NAMES)
-FLOOR_PROMPTS: Final = 20
-LEARN, TEST = slice(0, 1_200), slice(1_200, 1_600)
-"""Held-out clips the classifiers learn from, and those they are tested on."""
-LEARN_TRIPS, TEST_TRIPS = 240, 80
-"""How many of each are also drawn by the autoencoder: classifiers must know its blur."""
+LEAST_PSNR_DB: Final = 30.0
+LEAST_ROUND_TRIP: Final = 0.95
+MOST_CLIP_S: Final = 20.0
+MOST_DEMO_S: Final = 60.0
+TIMED_STEPS: Final = 20
+REAL_CLIPS: Final = MAX_PROMPTS
+"""Held-out clips: one for each of the prompts' pieces, however many are asked."""
+TRAINING_CLIPS: Final = 1_500
+"""How many of the training's clips pictures are compared with."""
+_DEMO_TWINS: Final = 12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evaluation:
     """Figures for report.json, and the pictures the report shows."""
 
-    figures: dict[str, Any]
-    pieces: list[Piece]
-    pictures: Pixels
-    heard: dict[str, np.ndarray[Any, Any]]
-    real: tuple[list[Piece], Pixels]
+    figures: Figures
+    crossed: Shown
+    swept: list[tuple[Sweep, Shown]]
+    real: Shown
     trips: Pixels
+    heard: dict[str, np.ndarray[Any, Any]]
 
 
-def crossed_pieces(count: int = ALL_PROMPTS) -> list[Piece]:
-    """The first `count` of all genres x drums x instruments, each once, in one fixed shuffled order.
+class EvaluationError(ValueError):
+    """A model folder or a setting that cannot be evaluated; one line that says what would be right."""
 
-    Tempo and noise seed go by the place in that order. Raises ValueError outside 1..ALL_PROMPTS.
+
+def evaluate(
+    model: Path, folder: Path, log: Path, tell: Tell, prompts: int = MAX_PROMPTS, steps: int = NUM_INFERENCE_STEPS
+) -> Evaluation:
+    """All figures of the model in `model`, whose training log is `log`; what was made is kept in `folder`.
+
+    A second call with the same weights and settings makes nothing anew but what is timed. Raises EvaluationError when
+    there is no whole model in `model` or a number is out of range.
     """
-    if not 1 <= count <= ALL_PROMPTS:
-        raise ValueError(f"prompts must be 1..{ALL_PROMPTS}, not {count}")
-    cells = list(product(GENRES, DRUM_PATTERNS, INSTRUMENT_NAMES))
-    random.Random(4).shuffle(cells)
-    tempos = (6, 8, 12)
-    return [
-        Piece(genre, instrument, drums, root=0, mode="major", beats=tempos[place % 3], seed=10_000 + place)
-        for place, (genre, drums, instrument) in enumerate(cells[:count])
-    ]
+    _check(model, prompts, steps)
+    one_thread()
+    kept = folder / "evaluation"
+    (kept / "pictures").mkdir(parents=True, exist_ok=True)
+    with Crew(tell) as crew:
+        return _evaluated(Setting(model, _revision(model), kept, prompts, steps, crew), log)
 
 
-def prompt_from_piece(piece: Piece) -> str:
-    """The prompt a crossed piece is asked by."""
-    return full_prompt(piece.genre, piece.instrument, piece.drums, piece.beats)
+def _check(model: Path, prompts: int, steps: int) -> None:
+    if not (model / "model_index.json").is_file():
+        raise EvaluationError(f"{model}: there is no model_index.json; give the folder of a whole model")
+    for part in ("unet", "vae"):
+        if not (model / part / "diffusion_pytorch_model.safetensors").is_file():
+            raise EvaluationError(f"{model}: there is no {part}/diffusion_pytorch_model.safetensors")
+    if not 2 <= prompts <= MAX_PROMPTS:
+        raise EvaluationError(f"prompts = {prompts}: must be 2 to {MAX_PROMPTS}")
+    if not 1 <= steps <= 100:
+        raise EvaluationError(f"steps = {steps}: must be 1 to 100")
 
 
-def evaluate(model: Path, folder: Path, prompts: int = ALL_PROMPTS) -> Evaluation:
-    """All figures of the model in `model`; real clips and their round trips are kept in `folder`."""
-    data = DataRecipe()
-    held = clips(data.held_out_clips, data.held_out_seed, folder)
-    pieces = crossed_pieces(prompts)
-    orders = _orders(pieces)
-    pictures = generated(model, orders)
-    with threadpool_limits(1):
-        real = features_from_many(held[1])
-        trips = round_trips(model, held[1], [*range(LEARN_TRIPS), *range(TEST.start, TEST.start + TEST_TRIPS)], folder)
-        listeners, ceiling = _listeners(held[0], real, features_from_many(trips))
-        features = features_from_many(pictures)
-        count = len(pieces)
-        figures = {
-            "model": {"sha256": weights_sha256(model)},
-            "settings": _settings(count),
-            "ceiling": {**ceiling, "psnr_db": _psnr_db(held[1][TEST][:TEST_TRIPS], trips[LEARN_TRIPS:])},
-            "steering": {name: _steering(listeners, name, pieces, features[:count]) for name in ATTRIBUTES},
-            "floors": _floors(listeners, pieces, features[count:]),
-            "music": _music(held[1][TEST], pictures[:count], real[TEST], features[:count]),
-        }
-        heard = {name: listeners.heard(name, features[:count]) for name in ATTRIBUTES}
-    test = (held[0][TEST], held[1][TEST])
-    return Evaluation(_rounded(figures), pieces, pictures[:count], heard, test, trips[LEARN_TRIPS:])
+def _revision(model: Path) -> str:
+    """One hash over all files of a model folder: other settings of the same weights give other pictures."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in model.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(model).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
-def _orders(pieces: list[Piece]) -> list[Order]:
-    """What is generated: every prompt, then the first few without words, then with shuffled weights."""
-    full = [Order(prompt_from_piece(piece), piece.seed, Kind.WHOLE) for piece in pieces]
-    wordless = [replace(order, prompt="") for order in full[:FLOOR_PROMPTS]]
-    return full + wordless + [replace(order, kind=Kind.SHUFFLED) for order in full[:FLOOR_PROMPTS]]
+def _evaluated(setting: Setting, log: Path) -> Evaluation:
+    crew, folder = setting.crew, setting.folder
+    listeners = taught_listeners(setting.model, folder, crew)
+    every = crossed_pieces(max(REAL_CLIPS, setting.prompts))
+    pixels = crew.kept(folder / f"real-{DATA_VERSION}.npy", "real clips", picture_of_piece, every)
+    real = Shown.of(every, pixels)
+    blur = autoencoder_sha256(setting.model)[:12]
+    again = [(setting.model, picture) for picture in pixels]
+    trips = Shown.of(every, crew.kept(folder / f"trips-{DATA_VERSION}-{blur}.npy", "round trips", redrawn, again))
+    resounded = Shown.of(every, crew.kept(folder / f"sounded-{DATA_VERSION}.npy", "real sound", sounded, list(pixels)))
+    pictures = AskedPictures(setting)
+    twins = real.part(0, setting.prompts)
+    drawn = music_points(listeners, pictures.crossed, pictures.swept, twins)
+    sound = music_points(listeners, pictures.crossed_sound, pictures.swept_sound, twins)
+    demo = _demo(setting, listeners)
+    points = {
+        "autoencoder": _autoencoder(listeners, real, trips),
+        **drawn,
+        "honesty": _honesty(setting, log, listeners, pictures, real),
+        "sound": _sound_point(setting, sound, demo["seconds_on_two_cores"]),
+    }
+    figures = {
+        "passed": all(point["ok"] for point in (*points.values(), demo)),
+        "model": {"sha256": weights_sha256(setting.model)},
+        "settings": _settings(setting),
+        "points": points,
+        "demo": demo,
+        "ceilings": {
+            "real": _accuracies(listeners, real),
+            "round_trips": _accuracies(listeners, trips),
+            "real_sound": _accuracies(listeners, resounded),
+        },
+    }
+    heard = {name: listeners.heard(name, pictures.crossed.features) for name in ATTRIBUTES}
+    return Evaluation(rounded(figures), pictures.crossed, pictures.swept, real, trips.pixels, heard)
 
 
-def _settings(prompts: int) -> dict[str, Any]:
+def _settings(setting: Setting) -> Figures:
     return {
-        "prompts": prompts,
+        "prompts": setting.prompts,
+        "prompts_with_others_fixed": sum(len(sweep.pieces) for sweep in sweeps()),
+        "sampler": SAMPLER,
+        "num_inference_steps": setting.steps,
         "guidance_scale": GUIDANCE_SCALE,
-        "num_inference_steps": NUM_INFERENCE_STEPS,
-        "first_seed": 10_000,
-        "example_prompt": prompt_from_piece(crossed_pieces(1)[0]),
+        "first_seed": FIRST_SEED,
+        "example_prompt": prompt_from_piece(crossed_pieces()[0]),
+        "floor_prompts": min(FLOOR_PROMPTS, setting.prompts),
+        "lessons": LESSONS,
+        "lessons_redrawn": REDRAWN_LESSONS,
+        "training_clips_compared": TRAINING_CLIPS,
     }
 
 
-def _listeners(pieces: list[Piece], real: Features, trips: Features) -> tuple[Listeners, dict[str, Any]]:
-    """Classifiers taught by real and redrawn clips, and how well they hear ones they never met."""
-    taught = np.concatenate([real[LEARN], trips[:LEARN_TRIPS]])
-    listeners = Listeners([*pieces[LEARN], *pieces[:LEARN_TRIPS]], taught)
-    redrawn = pieces[TEST][:TEST_TRIPS]
-    return listeners, {
-        "real": {name: listeners.accuracy(name, pieces[TEST], real[TEST]) for name in ATTRIBUTES},
-        "round_trip": {name: listeners.accuracy(name, redrawn, trips[LEARN_TRIPS:]) for name in ATTRIBUTES},
+def _accuracies(listeners: Listeners, shown: Shown) -> dict[str, float]:
+    return {name: listeners.accuracy(name, shown.pieces, shown.features) for name in ATTRIBUTES}
+
+
+def _autoencoder(listeners: Listeners, real: Shown, trips: Shown) -> Figures:
+    """Point 1: how well clips it never met are redrawn, to the eye and to the listeners."""
+    errors = np.array(
+        [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(real.pixels, trips.pixels, strict=True)]
+    )
+    low, high = bootstrap_interval(errors, psnr_db)
+    heard = {
+        name: share(listeners.heard(name, trips.features) == [label(piece) for piece in trips.pieces])
+        for name, label in ATTRIBUTES.items()
     }
-
-
-def _steering(listeners: Listeners, name: str, pieces: list[Piece], features: Features) -> dict[str, Any]:
-    """How often an attribute is heard as asked, and how likely that is by chance."""
-    label = ATTRIBUTES[name]
-    wanted = np.array([label(piece) for piece in pieces])
-    heard = listeners.heard(name, features)
-    hits = int(np.count_nonzero(wanted == heard))
-    low, high = wilson_interval(hits, len(pieces))
-    # Tempo is not crossed with all three of the others: each cell of those holds one prompt alone.
-    others = ("genre", "drums") if name == "tempo" else set(ATTRIBUTES) - {name, "tempo"}
-    cells = np.array(["|".join(ATTRIBUTES[other](piece) for other in sorted(others)) for piece in pieces])
-    free = permuted_accuracies(wanted, heard, np.zeros_like(wanted), seed=5)
-    held = permuted_accuracies(wanted, heard, cells, seed=6)
+    figure = psnr_db(errors)
     return {
-        "accuracy": hits / len(pieces),
-        "low": low,
-        "high": high,
-        "chance": 1 / len(set(wanted)),
-        "shuffled_prompts": float(free.mean()),
-        "p_value": p_value(hits / len(pieces), free),
-        "p_value_others_held_fixed": p_value(hits / len(pieces), held),
+        "ok": figure >= LEAST_PSNR_DB and all(row["accuracy"] >= LEAST_ROUND_TRIP for row in heard.values()),
+        "clips": len(errors),
+        "psnr_db": {"value": figure, "low": low, "high": high},
+        **heard,
     }
 
 
-def _floors(listeners: Listeners, pieces: list[Piece], features: Features) -> dict[str, Any]:
-    """Accuracies where nothing should be heard: no prompt, and shuffled weights."""
-    few = pieces[:FLOOR_PROMPTS]
-    wordless, shuffled = features[: len(few)], features[len(few) :]
+def psnr_db(errors: np.ndarray[Any, Any]) -> float:
+    """The fidelity over all pictures in dB, from the mean squared error of each."""
+    return float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9)))
+
+
+def _honesty(setting: Setting, log: Path, listeners: Listeners, pictures: AskedPictures, real: Shown) -> Figures:
+    """Point 5: nothing is copied, chosen or heard where there is nothing."""
+    crew, kept = setting.crew, setting.folder
+    count = len(pictures.reseeded)
+    twins = crew.done("real seeds", picture_of_piece, other_seeds(pictures.crossed.pieces))
+    data = read_recipe().data
+    training = crew.kept(
+        kept / f"training-{DATA_VERSION}-{data.train_seed}-{TRAINING_CLIPS}.npy",
+        "training clips",
+        small_of_piece,
+        honesty.training_pieces(data.train_seed, TRAINING_CLIPS),
+    )
+    drawn = (pictures.crossed.pixels[:count], pictures.reseeded)
+    parts = {
+        "other_seeds": honesty.other_seeds(drawn, (real.pixels[:count], np.stack(twins))),
+        "nearest_training_clip": honesty.nearest(pictures.crossed.pixels, real.pixels, training),
+        "empty_prompt": honesty.wordless(listeners, pictures.wordless),
+        "shuffled_weights": honesty.shuffled(listeners, pictures.shuffled, real.part(0, len(pictures.shuffled.pieces))),
+        "training_log": honesty.logged(read_log(log), weights_sha256(setting.model)),
+    }
+    return {"ok": all(part["ok"] for part in parts.values()), **parts}
+
+
+def _sound_point(setting: Setting, sound: dict[str, Figures], demo_s: float) -> Figures:
+    """Point 6: points 2 to 4 once more on pictures of the finished sound, and the time it takes."""
+    order = Order(setting.model, setting.revision, prompt_from_piece(crossed_pieces()[0]), FIRST_SEED, TIMED_STEPS)
+    # The first one compiles and loads.
+    clip_s = min(setting.crew.done("timed clips", clip_seconds, [order] * 3))
+    is_quick = clip_s < MOST_CLIP_S and demo_s < MOST_DEMO_S
     return {
-        "prompts": len(few),
-        "empty_prompt": {name: listeners.accuracy(name, few, wordless) for name in ATTRIBUTES},
-        "shuffled_weights": {name: listeners.accuracy(name, few, shuffled) for name in ATTRIBUTES},
+        "ok": is_quick and all(point["ok"] for point in sound.values()),
+        "clip_seconds_on_one_core": clip_s,
+        "demo_seconds_on_two_cores": demo_s,
+        **sound,
     }
 
 
-def _music(real: Pixels, pictures: Pixels, real_features: Features, features: Features) -> dict[str, float]:
-    """Regularity of rhythm and variety, beside those of real clips."""
-    ours = float(np.mean([onset_periodicity(picture) for picture in pictures]))
-    theirs = float(np.mean([onset_periodicity(picture) for picture in real]))
-    scale = real_features.std(axis=0) + 1e-6
+def _demo(setting: Setting, listeners: Listeners) -> Figures:
+    """The demo's track: as regular as its own words' clips, and its two ends told apart."""
+    made = demo_track.demo_track(setting.model, setting.revision, setting.crew)
+    ends = (demo_track.FIRST, demo_track.LAST)
+    clips = [replace(end, seed=FIRST_SEED + place) for end in ends for place in range(_DEMO_TWINS)]
+    real = np.mean(
+        [onset_periodicity(picture) for picture in setting.crew.done("demo's clips", picture_of_piece, clips)]
+    )
+    ours = np.mean([onset_periodicity(picture) for picture in made.pixels])
+    shown = Shown.of(list(ends), made.pixels[[0, -1]])
+    heard = {name: [str(word) for word in listeners.heard(name, shown.features)] for name in ("genre", "drums")}
+    asked = {name: [ATTRIBUTES[name](end) for end in ends] for name in heard}
     return {
-        "onset_periodicity": ours,
-        "onset_periodicity_real": theirs,
-        "onset_periodicity_ratio": ours / theirs,
-        "feature_spread_ratio": float(np.mean(features.std(axis=0) / scale)),
+        "ok": bool(ours >= LEAST_PERIODICITY * real and heard == asked),
+        "prompts": list(demo_track.PROMPTS),
+        "periodicity": float(ours),
+        "periodicity_real": float(real),
+        "periodicity_ratio": float(ours / real),
+        "heard": heard,
+        "asked": asked,
+        "seconds_on_two_cores": made.seconds,
     }
 
 
-def _psnr_db(real: Pixels, drawn: Pixels) -> float:
-    """Fidelity of redrawn pictures over all of them, in dB."""
-    error = np.mean((real.astype(np.float64) - drawn) ** 2)
-    return float(10 * np.log10(255**2 / error))
-
-
-def _rounded(figures: Any) -> Any:
+def rounded(figures: Any) -> Any:
     """Figures to five digits, all through."""
     if isinstance(figures, dict):
-        return {name: _rounded(value) for name, value in figures.items()}
+        return {name: rounded(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [rounded(value) for value in figures]
     return round(figures, 5) if isinstance(figures, float) else figures

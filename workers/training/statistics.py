@@ -1,17 +1,20 @@
-"""How sure a figure is: Wilson intervals and permutation tests.
+"""How sure a figure is: Wilson and bootstrap intervals, and permutation tests.
 
 Owns the formulas. Leaves out what is counted.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.str_]
+Numbers = NDArray[np.float64]
 PERMUTATIONS: Final = 20_000
+RESAMPLINGS: Final = 2_000
 _Z95: Final = 1.959964
 
 
@@ -25,7 +28,19 @@ def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
     return float(centre - reach), float(centre + reach)
 
 
-def permuted_accuracies(wanted: Labels, heard: Labels, groups: Labels, seed: int) -> NDArray[np.float64]:
+def bootstrap_interval(
+    rows: NDArray[Any], statistic: Callable[[NDArray[Any]], float], seed: int = 3, resamplings: int = RESAMPLINGS
+) -> tuple[float, float]:
+    """The 95 % interval of a statistic of rows, by drawing as many of them again. Raises ValueError without rows."""
+    if not len(rows):
+        raise ValueError("an interval needs at least one value")
+    rng = np.random.default_rng(seed)
+    drawn = [statistic(rows[rng.integers(0, len(rows), len(rows))]) for _ in range(resamplings)]
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def permuted_accuracies(wanted: Labels, heard: Labels, groups: Labels, seed: int) -> Numbers:
     """Accuracies after shuffling `wanted` within each group of equal `groups`, shape (PERMUTATIONS,)."""
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
@@ -36,6 +51,6 @@ def permuted_accuracies(wanted: Labels, heard: Labels, groups: Labels, seed: int
     return hits / len(wanted)
 
 
-def p_value(accuracy: float, permuted: NDArray[np.float64]) -> float:
+def p_value(accuracy: float, permuted: Numbers) -> float:
     """The chance of an accuracy at least this high if labels meant nothing; never below 1 / (permutations + 1)."""
     return float((1 + np.count_nonzero(permuted >= accuracy - 1e-12)) / (1 + len(permuted)))

@@ -14,18 +14,18 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from workers.training.captions import full_prompt
+from workers.training.crossing import prompt_from_piece
 from workers.training.dataset import Pixels, clips, draw_pieces, pixels_from_tensor, tensor_from_pixels
 from workers.training.features import features_from_many
-from workers.training.listeners import ATTRIBUTES, Listeners
+from workers.training.listeners import ATTRIBUTES, Listeners, taught
 from workers.training.loop import device
 from workers.training.networks import pipeline
 from workers.training.recipe import DataRecipe
 from workers.training.score import Piece
 
-_PROMPTS: Final = 16
-_CLIPS: Final = 800
-_ROUND_TRIPS: Final = 40
+_PROMPTS: Final = 24
+_LESSONS: Final = 1_200
+_ROUND_TRIPS: Final = 60
 
 
 class SteeringCheck:
@@ -46,10 +46,11 @@ class SteeringCheck:
     @cached_property
     def _listeners(self) -> Listeners:
         """Taught at the first check, so that a training starts at once."""
-        pieces, pixels = clips(self._recipe.held_out_clips, self._recipe.held_out_seed, self._folder)
+        data = self._recipe
+        pieces, pixels = clips(data.held_out_clips, data.held_out_seed, self._folder, data.processes)
         drawn = round_trip(self._vae, pixels[:_ROUND_TRIPS])
-        features = np.concatenate([features_from_many(pixels[:_CLIPS]), features_from_many(drawn)])
-        return Listeners([*pieces[:_CLIPS], *pieces[:_ROUND_TRIPS]], features)
+        features = np.concatenate([features_from_many(pixels[:_LESSONS]), features_from_many(drawn)])
+        return taught([*pieces[:_LESSONS], *pieces[:_ROUND_TRIPS]], features)
 
 
 def round_trip(vae: AutoencoderKL, pixels: Pixels) -> Pixels:
@@ -65,9 +66,10 @@ def round_trip(vae: AutoencoderKL, pixels: Pixels) -> Pixels:
 
 def _generated(parts: Any, piece: Piece) -> Pixels:
     """The picture of one fixed prompt and seed, shape (1, 512, 512)."""
-    prompt = full_prompt(piece.genre, piece.instrument, piece.drums, piece.beats)
     noise = torch.Generator().manual_seed(piece.seed)
     where = next(parts.unet.parameters()).device
     with torch.no_grad(), torch.autocast(where.type, torch.bfloat16):
-        drawn = parts(prompt, num_inference_steps=10, guidance_scale=3.0, generator=noise, output_type="pt").images
+        drawn = parts(
+            prompt_from_piece(piece), num_inference_steps=10, guidance_scale=3.0, generator=noise, output_type="pt"
+        ).images
     return pixels_from_tensor(drawn.float().cpu() * 2 - 1)
