@@ -23,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from workers.training.recipe import UnetRecipe, VaeRecipe
 
+LATENT_CHANNELS: Final = 4
 LATENT_FACTOR: Final = 8
 MAX_TOKENS: Final = 77
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -36,7 +37,7 @@ def autoencoder(recipe: VaeRecipe) -> AutoencoderKL:
         block_out_channels=recipe.widths,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=recipe.latent_channels,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=recipe.norm_groups,
         layers_per_block=1,
         mid_block_add_attention=False,
@@ -44,23 +45,27 @@ def autoencoder(recipe: VaeRecipe) -> AutoencoderKL:
     )
 
 
-def denoiser(recipe: UnetRecipe, latent_channels: int) -> UNet2DConditionModel:
+def denoiser(recipe: UnetRecipe) -> UNet2DConditionModel:
     """An untrained denoiser that looks at the caption at every level but the top.
 
     Attention at half the latents' size is what makes instruments follow their words; leaving it to the lower levels
-    gives a lower loss and pictures that ignore the instrument.
+    gives a lower loss and pictures that ignore the instrument. The caption as a whole also joins the time step, so
+    that what holds for the whole picture need not be found by attention.
     """
     lower = len(recipe.widths) - 1
     return UNet2DConditionModel(
         sample_size=64,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         block_out_channels=recipe.widths,
         layers_per_block=1,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * lower,
         up_block_types=("CrossAttnUpBlock2D",) * lower + ("UpBlock2D",),
         cross_attention_dim=recipe.text_width,
+        # By this name the class has always taken the number of heads.
         attention_head_dim=recipe.heads,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=recipe.heads,
         norm_num_groups=recipe.norm_groups,
     )
 
@@ -81,6 +86,13 @@ def text_encoder(recipe: UnetRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def networks_from(model: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """The denoiser and the text encoder of a saved model's folder, in full precision, to be trained on."""
+    unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    text = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32)
+    return unet, text
 
 
 def scheduler() -> DPMSolverMultistepScheduler:

@@ -1,27 +1,36 @@
 """Joint training of the denoiser and its text encoder on the clips' latents.
 
 Owns the denoising loss, captions drawn anew each time, and the moving average that is shipped. Leaves out the
-autoencoder and the time budget (`workers.training.loop`).
+autoencoder, making latents (`workers.training.latents`) and the loop around (`workers.training.loop`).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from workers.training.captions import caption_from_piece
+from workers.training.dataset import draw_pieces
+from workers.training.latents import clips_at
 from workers.training.loop import device, learning_rate
 from workers.training.networks import denoiser, scheduler, text_encoder, tokens_from_captions
-from workers.training.recipe import UnetRecipe
-from workers.training.score import Piece
+from workers.training.recipe import DataRecipe, UnetRecipe
 
 Check = Callable[[UNet2DConditionModel, CLIPTextModel], dict[str, float]]
+
+
+class Latents(Protocol):
+    """Latents of clips by their indexes."""
+
+    def __getitem__(self, picks: list[int], /) -> np.ndarray[Any, Any]:
+        """Shape (clip, channel, row, column)."""
 
 
 class UnetTraining:
@@ -32,29 +41,34 @@ class UnetTraining:
     def __init__(
         self,
         recipe: UnetRecipe,
+        data: DataRecipe,
         tokenizer: CLIPTokenizer,
-        pieces: list[Piece],
-        latents: np.ndarray[Any, Any],
+        latents: Latents,
         check: Check,
+        start: tuple[UNet2DConditionModel, CLIPTextModel] | None = None,
     ) -> None:
+        """latents: of the training clips; start: networks to train on, new ones when left out."""
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.device = device()
-        self.unet = denoiser(recipe, latents.shape[1]).to(self.device).train()
-        self.text = text_encoder(recipe, tokenizer).to(self.device).train()
+        unet, text = start or (denoiser(recipe), text_encoder(recipe, tokenizer))
+        self.unet, self.text = unet.to(self.device).train(), text.to(self.device).train()
+        if self.device.type == "cpu":
+            # Plain products: at this width torch's own attention is slower on a CPU, backwards above all.
+            self.unet.set_attn_processor(AttnProcessor())
         self._weights = [*self.unet.parameters(), *self.text.parameters()]
         self._average = [weight.detach().clone() for weight in self._weights]
         self._optimizer = torch.optim.AdamW(self._weights, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
-        self._tokenizer, self._pieces, self._latents, self._check = tokenizer, pieces, latents, check
+        self._tokenizer, self._latents, self._check = tokenizer, latents, check
+        self._data, self._pieces = data, draw_pieces(data.train_clips, data.train_seed)
         self._signal = scheduler().alphas_cumprod
         self._rng = random.Random(recipe.seed)
-        self._order: list[int] = []
         self.steps = 0
 
     def step(self, share: float) -> dict[str, float]:
         """One step on one batch; frames of half the width at first."""
         recipe = self.recipe
-        rate = learning_rate(recipe.learning_rate, share, self.steps, recipe.decay_share)
+        rate = learning_rate(recipe.learning_rate, share, self.steps, recipe.warm_up_steps, recipe.decay_share)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         latents, tokens = self._batch(is_half=share < recipe.half_width_share)
@@ -89,14 +103,13 @@ class UnetTraining:
 
     def _batch(self, is_half: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (frame, channel, row, column) and tokens (frame, token)."""
-        size = self.recipe.batch
-        if len(self._order) < size:
-            self._order = self._rng.sample(range(len(self._latents)), len(self._latents))
-        picks = [self._order.pop() for _ in range(size)]
+        there = clips_at(self._data, self.steps)
+        picks = [self._rng.randrange(there) for _ in range(self.recipe.batch)]
         latents = torch.from_numpy(self._latents[picks]).float()
         if is_half:
             half = latents.shape[-1] // 2
-            latents = latents[..., :half] if self._rng.random() < 0.5 else latents[..., half:]
+            start = self._rng.randint(0, half)
+            latents = latents[..., start : start + half]
         tokens = tokens_from_captions(self._tokenizer, [self._caption(index) for index in picks])
         return latents.contiguous().to(self.device), tokens.to(self.device)
 
@@ -130,7 +143,6 @@ class UnetTraining:
             "average": self._average,
             "optimizer": self._optimizer.state_dict(),
             "rng": self._rng.getstate(),
-            "order": self._order,
             "steps": self.steps,
         }
 
@@ -141,4 +153,4 @@ class UnetTraining:
         self._average = [value.to(self.device) for value in state["average"]]
         self._optimizer.load_state_dict(state["optimizer"])
         self._rng.setstate(state["rng"])
-        self._order, self.steps = state["order"], state["steps"]
+        self.steps = state["steps"]

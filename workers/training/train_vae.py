@@ -1,13 +1,12 @@
 """Training of the image autoencoder, and the latents it makes of the clips.
 
-Owns the autoencoder's losses and scale. Leaves out the denoiser.
+Owns the autoencoder's losses and scale. Leaves out the denoiser and keeping latents (`workers.training.latents`).
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,8 +14,12 @@ from diffusers import AutoencoderKL
 
 from workers.training.dataset import Pixels, tensor_from_pixels
 from workers.training.loop import device, learning_rate
-from workers.training.networks import LATENT_FACTOR, autoencoder
+from workers.training.networks import autoencoder
 from workers.training.recipe import VaeRecipe
+
+WARM_UP_STEPS: Final = 60
+HELD_OUT_CLIPS: Final = 64
+"""Clips that fidelity and scale are measured on."""
 
 
 class VaeTraining:
@@ -36,7 +39,7 @@ class VaeTraining:
 
     def step(self, share: float) -> dict[str, float]:
         """One step on crops of full height."""
-        rate = learning_rate(self.recipe.learning_rate, share, self._steps, decay_share=1.0)
+        rate = learning_rate(self.recipe.learning_rate, share, self._steps, WARM_UP_STEPS, decay_share=1.0)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         loss, figures = self._loss(self._crops())
@@ -49,7 +52,7 @@ class VaeTraining:
 
     def check(self) -> dict[str, float]:
         """Fidelity on held-out clips in dB."""
-        return {"psnr_db": psnr_db(self.model, self._held_out[:8])}
+        return {"psnr_db": psnr_db(self.model, self._held_out[:16])}
 
     def _crops(self) -> torch.Tensor:
         width = self.recipe.crop_columns
@@ -65,8 +68,9 @@ class VaeTraining:
         error = drawn.float() - pictures
         edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         spread = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float())
-        pixel, divergence = error.abs().mean(), spread.mean()
-        loss = pixel + self.recipe.gradient_weight * edges + self.recipe.kl_weight * divergence
+        pixel, square, divergence = error.abs().mean(), error.square().mean(), spread.mean()
+        recipe = self.recipe
+        loss = pixel + recipe.gradient_weight * edges + recipe.square_weight * square + recipe.kl_weight * divergence
         return loss, {"l1": pixel.item(), "edges": edges.item(), "kl": divergence.item()}
 
     def state(self) -> dict[str, Any]:
@@ -89,7 +93,7 @@ class VaeTraining:
         """The trained autoencoder; its scaling factor makes latents of unit deviation."""
         model = self.model.eval()
         model.register_to_config(scaling_factor=1.0)
-        deviation = latents_from_pixels(model, self._held_out[:48]).astype(np.float32).std()
+        deviation = latents_from_pixels(model, self._held_out).astype(np.float32).std()
         model.register_to_config(scaling_factor=float(1 / deviation))
         return model
 
@@ -106,24 +110,13 @@ def latents_from_pixels(model: AutoencoderKL, pixels: Pixels, batch: int = 4) ->
     return np.concatenate(parts)
 
 
-def kept_latents(model: AutoencoderKL, pixels: Pixels, path: Path) -> np.ndarray[Any, Any]:
-    """The latents of all clips, made once and then read from `path`."""
-    if not path.exists():
-        shape = (len(pixels), model.config.latent_channels, 512 // LATENT_FACTOR, 512 // LATENT_FACTOR)
-        partial = path.with_suffix(".partial.npy")
-        latents = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-        for start in range(0, len(pixels), 64):
-            latents[start : start + 64] = latents_from_pixels(model, pixels[start : start + 64])
-        latents.flush()
-        partial.replace(path)
-    kept: np.ndarray[Any, Any] = np.load(path)
-    return kept
-
-
 def psnr_db(model: AutoencoderKL, pixels: Pixels) -> float:
-    """Peak signal-to-noise ratio of pictures drawn again, in dB."""
+    """Peak signal-to-noise ratio of pictures drawn again, in dB, over all of their pixels."""
     where = next(model.parameters()).device
-    pictures = tensor_from_pixels(pixels).to(where)
+    errors = []
     with torch.no_grad(), torch.autocast(where.type, torch.bfloat16):
-        drawn = model.decode(model.encode(pictures).latent_dist.mode()).sample.float().clamp(-1, 1)
-    return -10 * math.log10(float((drawn - pictures).square().mean()) / 4)
+        for start in range(0, len(pixels), 4):
+            pictures = tensor_from_pixels(pixels[start : start + 4]).to(where)
+            drawn = model.decode(model.encode(pictures).latent_dist.mode()).sample.float().clamp(-1, 1)
+            errors += (drawn - pictures).square().mean((1, 2, 3)).tolist()
+    return -10 * math.log10(sum(errors) / len(errors) / 4)
