@@ -1,8 +1,9 @@
 """Fine-tuning a Stable Diffusion checkpoint's denoiser on slices of a user's own audio.
 
 Owns the steps, what is learnt (low-rank layers beside the attention, or all weights), the log, and checkpoints to go
-on from. What a step draws depends on the seed and its number alone, so a fine-tune that was stopped ends as if it never
-was. Leaves out the slices (`workers.training.material`) and what is written at the end (`workers.training.tuned_model`).
+on from. What a step draws depends on the seed and its number alone, so a fine-tune that was stopped ends as if it
+never was. Leaves out the slices (`workers.training.material`) and what is written at the end
+(`workers.training.tuned_model`).
 """
 
 from __future__ import annotations

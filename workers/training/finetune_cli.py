@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shared.catalogue import ModelEntry, models
-from shared.settings import settings_from_environment
 
 commands = typer.Typer()
 OUTPUT_FOLDER: Final = Path("out") / "fine-tune"
@@ -38,6 +37,9 @@ def fine_tune(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Slices in a step.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="On a CPU the same one gives the same bytes.")] = 0,
+    models_file: Annotated[
+        Path | None, typer.Option(envvar="RIFFARM_MODELS_FILE", help="The farm's models, beside the built-in one.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Teach a model the sound of your own audio; goes on from where it was stopped.
@@ -63,7 +65,7 @@ def fine_tune(
 
         tuned = make_tuned(
             recordings,
-            _entry(model),
+            _entry(model, models_file),
             result,
             wishes,
             on_recording=lambda done, total: progress.update(encoding, completed=done),
@@ -79,7 +81,10 @@ def fine_tune(
     console.print(tuned.entry, markup=False, soft_wrap=True)
 
 
-def _entry(model: str) -> ModelEntry:
+def _entry(model: str, models_file: Path | None) -> ModelEntry:
     """The farm's model of this name, or one that is a folder or on the hub."""
-    known = models(settings_from_environment().models_file)
+    try:
+        known = models(models_file)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="--models-file") from error
     return known.get(model) or ModelEntry(Path(model).name, model, source_revision="main", revision="main")
