@@ -47,13 +47,14 @@ def fine_tune(
     What is left is a LoRA, or with --full a whole model, and a models.toml that has a farm serve it.
     """
     from workers.training.finetune import Wishes
-    from workers.training.make_tuned import make_tuned
+    from workers.training.make_tuned import WORK_FOLDER, make_tuned
     from workers.training.own_audio import recordings_from_folder
 
     result = output or OUTPUT_FOLDER / folder.resolve().name
     recordings = recordings_from_folder(folder, caption, tempo)
     wishes = Wishes(steps, None if full else rank, learning_rate, batch, seed)
     console = Console(stderr=True, highlight=False)
+    console.print(f"Latents, the log and checkpoints to go on from are kept in {result / WORK_FOLDER}.", soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         encoding = progress.add_task("recordings", total=len(recordings))

@@ -34,6 +34,8 @@ def write_lora(unet: Any, folder: Path, entry: ModelEntry) -> str:
     """Write the low-rank layers as diffusers does; the lines that have a farm add them to the model of `entry`."""
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
+    # Written for its owner alone; a farm may run as another.
+    (folder / LORA_FILE).chmod(0o644)
     own = f'[[{_name(folder)}.loras]]\nsource = "{LORA_FILE}"\n'
     is_folder = Path(entry.source).is_dir()
     # A farm asks the hub for the revision; of a folder it is ours to say what else is in the model.
