@@ -22,7 +22,7 @@ from workers.phase import waveform_from_mel_amplitudes
 from workers.spectrogram import Array, mel_amplitudes_from_image
 from workers.training.crew import PROCESSES, Crew
 from workers.training.dataset import Pixels
-from workers.training.renders import pipeline_from_folder, pixels_from_waveform
+from workers.training.renders import pipeline_from_folder, pixels_from_waveform, waveform_from_pixels
 from workers.training.score import Piece
 
 FIRST: Final = Piece("ambient", "strings", "no drums", "acoustic", 0, "major", 6, "plain", "room", 0)
@@ -46,6 +46,8 @@ def demo_track(model: Path, revision: str, crew: Crew) -> DemoTrack:
     """Render the track with the model in a folder, turn it into one piece of sound, and draw that again."""
     plan = demo_plan(revision)
     made = crew.done("demo", rendered_frame, [(model, plan, number) for number in range(plan.frames_total)])
+    # The first sound of a process compiles what makes it.
+    waveform_from_pixels(made[0][0])
     started_s = time.process_time()
     waveform = _sound(plan, [pixels for pixels, _ in made])
     seconds = sum(seconds for _, seconds in made) / PROCESSES + time.process_time() - started_s

@@ -33,7 +33,7 @@ from workers.training.listeners import ATTRIBUTES, Listeners
 from workers.training.loop import Tell, read_log
 from workers.training.make import weights_sha256
 from workers.training.musicality import onset_periodicity
-from workers.training.points import LEAST_PERIODICITY, Figures, Shown, music_points, share
+from workers.training.points import LEAST_PERIODICITY, Figures, Shown, music_points, plain_figures, share
 from workers.training.recipe import read_recipe
 from workers.training.renders import (
     GUIDANCE_SCALE,
@@ -53,7 +53,7 @@ MOST_DEMO_S: Final = 60.0
 TIMED_STEPS: Final = 20
 REAL_CLIPS: Final = MAX_PROMPTS
 """Held-out clips: one for each of the prompts' pieces, however many are asked."""
-TRAINING_CLIPS: Final = 1_500
+TRAINING_CLIPS: Final = 1_200
 """How many of the training's clips pictures are compared with."""
 _DEMO_TWINS: Final = 12
 
@@ -137,10 +137,14 @@ def _evaluated(setting: Setting, log: Path) -> Evaluation:
         "settings": _settings(setting),
         "points": points,
         "demo": demo,
-        "ceilings": {
-            "real": _accuracies(listeners, real),
-            "round_trips": _accuracies(listeners, trips),
-            "real_sound": _accuracies(listeners, resounded),
+        "bounds": {
+            "empty_prompt": plain_figures(listeners, pictures.wordless, real.part(0, len(pictures.wordless.pieces))),
+            "shuffled_weights": plain_figures(
+                listeners, pictures.shuffled, real.part(0, len(pictures.shuffled.pieces))
+            ),
+            "real": plain_figures(listeners, real, real),
+            "round_trips": plain_figures(listeners, trips, real),
+            "real_sound": plain_figures(listeners, resounded, real),
         },
     }
     heard = {name: listeners.heard(name, pictures.crossed.features) for name in ATTRIBUTES}
@@ -161,10 +165,6 @@ def _settings(setting: Setting) -> Figures:
         "lessons_redrawn": REDRAWN_LESSONS,
         "training_clips_compared": TRAINING_CLIPS,
     }
-
-
-def _accuracies(listeners: Listeners, shown: Shown) -> dict[str, float]:
-    return {name: listeners.accuracy(name, shown.pieces, shown.features) for name in ATTRIBUTES}
 
 
 def _autoencoder(listeners: Listeners, real: Shown, trips: Shown) -> Figures:

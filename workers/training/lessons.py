@@ -23,8 +23,8 @@ from workers.training.synthesise import pixels_from_piece
 
 LESSONS_SEED: Final = 930_001
 """Neither a training's clips nor those it is measured on are drawn from it."""
-LESSONS: Final = 3_200
-REDRAWN_LESSONS: Final = 360
+LESSONS: Final = 3_000
+REDRAWN_LESSONS: Final = 240
 """Listeners must know the autoencoder's blur."""
 DATA_VERSION: Final = sources_sha256("workers.training.synthesise")[:12]
 """What clips are made by, so that kept ones are of today's sounds."""

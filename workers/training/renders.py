@@ -150,7 +150,7 @@ def _autoencoder(model: Path) -> Any:
     return AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32).eval()
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def pipeline_from_folder(model: Path, kind: Kind = Kind.WHOLE) -> FramePipeline:
     """The model in a folder, in full precision on the CPU."""
     parts = load_checkpoint(str(model), None, torch.float32)

@@ -40,6 +40,14 @@ TITLES: Final = {
     "honesty": "5. Nothing is copied, chosen or heard where there is nothing",
     "sound": "6. The same holds for the finished sound, and it comes quickly",
 }
+_BOUNDS: Final = {
+    "empty_prompt": "empty prompt",
+    "shuffled_weights": "shuffled weights",
+    "real": "real clips",
+    "round_trips": "redrawn",
+    "real_sound": "their sound",
+}
+"""Floors and ceilings, as columns."""
 
 
 def write_report(evaluation: Evaluation, folder: Path, log: Path) -> None:
@@ -52,16 +60,16 @@ def write_report(evaluation: Evaluation, folder: Path, log: Path) -> None:
 
 def markdown(figures: Figures, pictures: dict[str, str]) -> str:
     """The whole report; `pictures` gives file names and what they show."""
-    points, demo = figures["points"], figures["demo"]
+    points, bounds = figures["points"], figures["bounds"]
     sections = [
         _head(figures),
         _autoencoder(points["autoencoder"]),
-        _section("steering", points["steering"], _steering(points["steering"], figures)),
-        _section("tempo_and_key", points["tempo_and_key"], _tempo_and_key(points["tempo_and_key"])),
-        _section("rhythm_and_spread", points["rhythm_and_spread"], _rhythm(points["rhythm_and_spread"])),
+        _section("steering", points["steering"], _steering(points["steering"], bounds)),
+        _section("tempo_and_key", points["tempo_and_key"], _tempo_and_key(points["tempo_and_key"], bounds)),
+        _section("rhythm_and_spread", points["rhythm_and_spread"], _rhythm(points["rhythm_and_spread"], bounds)),
         _honesty(points["honesty"], figures["settings"]),
-        _sound(points["sound"], figures),
-        _demo(demo),
+        _sound(points["sound"], bounds),
+        _demo(figures["demo"]),
         ["## Pictures", "", *(f"![{shows}]({name})" for name, shows in pictures.items()), ""],
     ]
     return "\n".join(line for section in sections for line in section)
@@ -136,82 +144,83 @@ def _autoencoder(point: Figures) -> list[str]:
     )
 
 
-def _steering(point: Figures, figures: Figures) -> list[str]:
-    """The tables of point 2, with floors and ceilings where the whole report is at hand."""
-    lines = [
-        "| attribute | heard as asked | target | chance | shuffled prompts | p |",
-        "|---|---|---|---|---|---|",
+def _steering(point: Figures, bounds: Figures) -> list[str]:
+    """The tables of point 2: crossed prompts, and prompts that change one word alone."""
+    rows = [(name, _interval(point[name], "accuracy", ".3f"), _target(name), name) for name in ATTRIBUTES]
+    chances = [
+        f"| {name} | {row['chance']:.3f} | {row['shuffled_prompts']:.3f} ({row['shuffled_low']:.3f} to "
+        f"{row['shuffled_high']:.3f}) | {row['p_value']:.5f} |"
+        for name, row in ((name, point[name]) for name in ATTRIBUTES)
     ]
-    for name in ATTRIBUTES:
-        row = point[name]
-        lines.append(
-            f"| {name} | {_interval(row, 'accuracy', '.3f')} | {_target(name)} | {row['chance']:.3f} | "
-            f"{row['shuffled_prompts']:.3f} ({row['shuffled_low']:.3f} to {row['shuffled_high']:.3f}) | "
-            f"{row['p_value']:.5f} |"
-        )
-    lines += ["", "With all other words and the seed held fixed:", "", *_fixed(point)]
-    return [*lines, "", "Floors and ceilings, share heard as asked:", "", *_bounds(figures)]
+    fixed = [
+        f"| {name} | {row['fixed_prompts']} | {row['fixed_accuracy']:.3f} ({row['fixed_low']:.3f} to "
+        f"{row['fixed_high']:.3f}) | {_target(name)} | {row['fixed_p_value']:.5f} |"
+        for name, row in ((name, point[name]) for name in STEERING_TARGETS)
+    ]
+    return [
+        "Share heard as asked:",
+        "",
+        *_bounded("attribute", rows, bounds),
+        "",
+        "By chance, and after shuffling what was asked:",
+        "",
+        "| attribute | chance | shuffled prompts | p |",
+        "|---|---|---|---|",
+        *chances,
+        "",
+        "With all other words and the seed held fixed:",
+        "",
+        "| attribute | prompts | heard as asked | target | p |",
+        "|---|---|---|---|---|",
+        *fixed,
+    ]
 
 
 def _target(name: str) -> str:
     return f"≥ {STEERING_TARGETS[name]:.2f}" if name in STEERING_TARGETS else "point 3"
 
 
-def _fixed(point: Figures) -> list[str]:
-    rows = []
-    for name in STEERING_TARGETS:
-        row = point[name]
-        rows.append(
-            f"| {name} | {row['fixed_prompts']} | {row['fixed_accuracy']:.3f} ({row['fixed_low']:.3f} to "
-            f"{row['fixed_high']:.3f}) | {_target(name)} | {row['fixed_p_value']:.5f} |"
-        )
-    return ["| attribute | prompts | heard as asked | target | p |", "|---|---|---|---|---|", *rows]
-
-
-def _bounds(figures: Figures) -> list[str]:
-    honesty, ceilings = figures["points"]["honesty"], figures["ceilings"]
+def _bounded(head: str, rows: list[tuple[str, str, str, str]], bounds: Figures) -> list[str]:
+    """A table of names, figures, targets and the keys under which floors and ceilings hold the same figure."""
     lines = [
-        "| attribute | empty prompt | shuffled weights | generated | its sound | real clips | redrawn | their sound |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {head} | reached | target | {' | '.join(_BOUNDS.values())} |",
+        f"|---|---|---|{'---|' * len(_BOUNDS)}",
     ]
-    for name in ATTRIBUTES:
-        wordless = honesty["empty_prompt"].get(name)
-        cells = (
-            f"{wordless['accuracy']:.2f}" if wordless else "–",
-            f"{honesty['shuffled_weights']['steering'][name]['accuracy']:.2f}",
-            f"{figures['points']['steering'][name]['accuracy']:.3f}",
-            f"{figures['points']['sound']['steering'][name]['accuracy']:.3f}",
-            *(f"{ceilings[kind][name]:.3f}" for kind in ("real", "round_trips", "real_sound")),
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name, reached, target, key in rows:
+        limits = " | ".join(f"{bounds[bound][key]:.3f}" for bound in _BOUNDS)
+        lines.append(f"| {name} | {reached} | {target} | {limits} |")
     return lines
 
 
-def _tempo_and_key(point: Figures) -> list[str]:
-    real = point["real"]
+def _tempo_and_key(point: Figures, bounds: Figures) -> list[str]:
+    heard, measured = point["heard_error_bpm"], point["measured_error_bpm"]
+    most = f"≤ {MOST_TEMPO_ERROR_BPM:g}"
+    rows = [
+        ("error of tempo as listeners hear it, mean, bpm", _interval(heard, "mean"), most, "heard_error_bpm"),
+        ("error of the pulse as onsets repeat, median, bpm", _interval(measured, "median"), most, "measured_error_bpm"),
+        (
+            "share of the sound in the asked key's scale, over the mean of 12 keys",
+            _interval(point["key_margin"], "mean", ".3f"),
+            f"≥ {LEAST_KEY_MARGIN}",
+            "key_margin",
+        ),
+    ]
     return [
-        "| figure | reached | real clips | target |",
-        "|---|---|---|---|",
-        f"| error of tempo as listeners hear it, mean, bpm | {_interval(point['heard_error_bpm'], 'mean')} | "
-        f"{real['heard_error_bpm']['mean']:.2f} | ≤ {MOST_TEMPO_ERROR_BPM:g} |",
-        f"| error of the pulse as onsets repeat, median, bpm | {_interval(point['measured_error_bpm'], 'median')} | "
-        f"{real['measured_error_bpm']['median']:.2f} | ≤ {MOST_TEMPO_ERROR_BPM:g} |",
-        f"| share of the sound in the asked key's scale, over the mean of 12 keys | "
-        f"{_interval(point['key_margin'], 'mean', '.3f')} | {real['key_margin']['mean']:.3f} | ≥ {LEAST_KEY_MARGIN} |",
+        *_bounded("figure", rows, bounds),
         "",
-        f"The pulse is measured where there are drums ({point['measured_error_bpm']['pictures']} pictures), without a "
-        "listener, from 60 to 160 bpm; half and double of a tempo count as the same pulse.",
+        f"The pulse is measured where there are drums ({measured['pictures']} pictures), without a listener, between "
+        "60 and 160 bpm; half and double of a tempo count as the same pulse.",
     ]
 
 
-def _rhythm(point: Figures) -> list[str]:
+def _rhythm(point: Figures, bounds: Figures) -> list[str]:
+    regular, spread = (_interval(point[name], "ratio") for name in ("periodicity_ratio", "spread_ratio"))
+    rows = [
+        ("regularity of onsets over that of real clips", regular, f"≥ {LEAST_PERIODICITY:.2f}", "periodicity_ratio"),
+        ("spread of features over that of real clips", spread, f"≥ {LEAST_SPREAD:.2f}", "spread_ratio"),
+    ]
     return [
-        "| figure | reached | target |",
-        "|---|---|---|",
-        f"| regularity of onsets over that of real clips | {_interval(point['periodicity_ratio'], 'ratio')} | "
-        f"≥ {LEAST_PERIODICITY:.2f} |",
-        f"| spread of features over that of real clips | {_interval(point['spread_ratio'], 'ratio')} | "
-        f"≥ {LEAST_SPREAD:.2f} |",
+        *_bounded("figure", rows, bounds),
         "",
         f"Regularity is {_interval(point['periodicity'], 'mean')}; of real clips of the same words "
         f"{_interval(point['periodicity_real'], 'mean')}.",
@@ -245,7 +254,7 @@ def _honesty(point: Figures, settings: Figures) -> list[str]:
     return _section("honesty", point, lines)
 
 
-def _sound(point: Figures, figures: Figures) -> list[str]:
+def _sound(point: Figures, bounds: Figures) -> list[str]:
     lines = [
         "Every picture was turned into sound as a job's is, and the sound drawn again.",
         "",
@@ -254,19 +263,19 @@ def _sound(point: Figures, figures: Figures) -> list[str]:
         f"- The demo's {DURATION_S:g} s: {point['demo_seconds_on_two_cores']:.1f} s on two cores; "
         f"< {MOST_DEMO_S:g} asked.",
         "",
-        f"Point 2 for the sound: {verdict(point['steering']['ok'])}",
+        f"### Point 2 for the sound: {verdict(point['steering']['ok'])}",
         "",
-        "| attribute | heard as asked | target | with others fixed |",
-        "|---|---|---|---|",
+        *_steering(point["steering"], bounds),
+        "",
+        f"### Point 3 for the sound: {verdict(point['tempo_and_key']['ok'])}",
+        "",
+        *_tempo_and_key(point["tempo_and_key"], bounds),
+        "",
+        f"### Point 4 for the sound: {verdict(point['rhythm_and_spread']['ok'])}",
+        "",
+        *_rhythm(point["rhythm_and_spread"], bounds),
     ]
-    for name in ATTRIBUTES:
-        row = point["steering"][name]
-        fixed = f"{row['fixed_accuracy']:.3f}" if "fixed_accuracy" in row else "–"
-        lines.append(f"| {name} | {_interval(row, 'accuracy', '.3f')} | {_target(name)} | {fixed} |")
-    lines += ["", f"Point 3 for the sound: {verdict(point['tempo_and_key']['ok'])}", ""]
-    lines += _tempo_and_key(point["tempo_and_key"])
-    lines += ["", f"Point 4 for the sound: {verdict(point['rhythm_and_spread']['ok'])}", ""]
-    return _section("sound", point, lines + _rhythm(point["rhythm_and_spread"]))
+    return _section("sound", point, lines)
 
 
 def _demo(demo: Figures) -> list[str]:
