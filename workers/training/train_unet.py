@@ -86,7 +86,9 @@ class UnetTraining:
         """Steering of the averaged weights."""
         own = [weight.detach().clone() for weight in self._weights]
         self.use_average()
-        figures = self._check(self.unet.eval(), self.text.eval())
+        # Measured or not, the training goes the same way.
+        with torch.random.fork_rng():
+            figures = self._check(self.unet.eval(), self.text.eval())
         self._put(own)
         self.unet.train()
         self.text.train()
@@ -108,7 +110,8 @@ class UnetTraining:
         latents = torch.from_numpy(self._latents[picks]).float()
         if is_half:
             half = latents.shape[-1] // 2
-            start = self._rng.randint(0, half)
+            # Clips begin on a bar, and so do their halves nearly always: the beat stays where it will be in whole ones.
+            start = self._rng.randrange(2) * half
             latents = latents[..., start : start + half]
         tokens = tokens_from_captions(self._tokenizer, [self._caption(index) for index in picks])
         return latents.contiguous().to(self.device), tokens.to(self.device)
