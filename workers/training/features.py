@@ -20,6 +20,13 @@ _SLOTS: Final = 48
 """Parts of a bar: sixteenths, triplets and swung notes of three and of four beats fall on them."""
 _LAGS: Final = 176
 """Columns of autocorrelation kept: two beats of the slow tempo."""
+_VOICE_BANDS: Final = ((24, 96), (96, 180), (180, 280), (280, 420))
+"""Rows whose lines are followed after their onsets."""
+_DELAYS: Final = (0, 1, 2, 3, 5, 8, 12, 18, 26, 36)
+_LINE_DELAYS: Final = (1, 8, 26)
+"""Columns after an onset."""
+_LINE_REACH: Final = 4
+"""Rows to either side that a line stands out from."""
 
 
 def features_from_pixels(pixels: NDArray[np.uint8]) -> Features:
@@ -27,6 +34,8 @@ def features_from_pixels(pixels: NDArray[np.uint8]) -> Features:
     loudness = loudness_from_pixels(pixels)
     rises = onsets_from_loudness(loudness)
     parts = _spectrum(loudness, rises)
+    for low, high in _VOICE_BANDS:
+        parts.append(_decay(loudness[low:high], rises[low:high]))
     for low, high in _BANDS:
         parts += _rhythm(rises[low:high].mean(axis=0), loudness[low:high].mean(axis=0))
     return np.concatenate(parts).astype(np.float32)
@@ -70,6 +79,17 @@ def _spectrum(loudness: Features, rises: Features) -> list[Features]:
         rises.reshape(64, 8, -1).max(axis=1).mean(axis=1),
         np.percentile(loudness, (10, 50, 90), axis=1).reshape(3, 64, 8).mean(axis=2).ravel(),
     ]
+
+
+def _decay(loudness: Features, rises: Features) -> Features:
+    """What is heard of notes after they begin, how far they stand out then, and how they waver in time and pitch."""
+    beside = np.minimum(np.roll(loudness, _LINE_REACH, axis=0), np.roll(loudness, -_LINE_REACH, axis=0))
+    lines = loudness - beside
+    told = [*((loudness, delay) for delay in _DELAYS), *((lines, delay) for delay in _LINE_DELAYS)]
+    weight = rises.sum() + 1e-6
+    after = [float((rises * np.roll(what, -delay, axis=1)).sum() / weight) for what, delay in told]
+    wavers = [float(np.abs(np.diff(loudness, n=2, axis=axis)).mean()) for axis in (1, 0)]
+    return np.array([*after, *wavers], np.float32)
 
 
 def _rhythm(onsets: Features, envelope: Features) -> list[Features]:

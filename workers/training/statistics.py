@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.str_]
 Numbers = NDArray[np.float64]
-PERMUTATIONS: Final = 20_000
+PERMUTATIONS: Final = 5_000
 RESAMPLINGS: Final = 2_000
 _Z95: Final = 1.959964
 

@@ -366,7 +366,7 @@ def _stub_picture(piece: Piece) -> Pixels:
     picture = _beats_picture(piece.beats, 2)
     for offset, name in ((40, "genre"), (200, "drums"), (320, "instrument")):
         row = offset + 6 * CLASSES[name].index(getattr(piece, name))
-        picture[row : row + 5] = 20 + piece.seed % 50
+        picture[row : row + 5] = 20 + piece.seed % 47
     return picture
 
 
