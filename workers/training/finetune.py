@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,7 +125,7 @@ class FineTuning:
         """The slice at a place of an endless row in which all slices come once before one comes again."""
         count = len(self._material.captions)
         turn, within = divmod(place, count)
-        return random.Random(f"{self._wishes.seed} turn {turn}").sample(range(count), count)[within]
+        return _order(self._wishes.seed, turn, count)[within]
 
     def _loss(self, picks: list[int], captions: list[str], times: torch.Tensor, noise_seed: int) -> torch.Tensor:
         """The mean squared error of what the denoiser predicts."""
@@ -168,6 +169,12 @@ class FineTuning:
                 weight.copy_(value)
         self._optimizer.load_state_dict(saved["optimizer"])
         return int(saved["steps"])
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, turn: int, count: int) -> list[int]:
+    """All slices in the order in which one turn takes them."""
+    return random.Random(f"{seed} turn {turn}").sample(range(count), count)
 
 
 def _embeddings(captions: list[str], parts: Any, device: torch.device) -> torch.Tensor:

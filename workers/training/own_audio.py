@@ -190,9 +190,7 @@ def pictures_from_recording(recording: Recording, params: SpectrogramParams) -> 
     starts = slice_starts(waveform.shape[-1], params, recording.tempo_bpm)
     if not starts:
         long_s = waveform.shape[-1] / params.sample_rate_hz
-        raise OwnAudioError(
-            f"{recording.path} is {long_s:.2f} s long; a slice is {params.frame_s:g} s, so leave it out"
-        )
+        raise OwnAudioError(f"{recording.path} is {long_s:.2f} s long; it must be {params.frame_s:g} s at least")
     # Columns at the edges hear what comes before and after.
     margin = -(-params.win_length // params.hop_length)
     edge = params.samples_from_columns(margin)

@@ -106,7 +106,7 @@ def draw_curve(steps: Sequence[tuple[int, float]], fixed: Sequence[tuple[int, fl
 
     draw.rectangle((_MARGIN, _MARGIN, _MARGIN + width, _MARGIN + height), outline="black")
     for x, y in placed(steps):
-        draw.point((x, y), "silver")
+        draw.rectangle((x - 1, y - 1, x + 1, y + 1), "silver")
     draw.line(placed(_smoothed(steps)), "steelblue", 2)
     draw.line(placed(fixed), "black", 2)
     draw.text((4, _MARGIN), f"{highest:.3g}", "black")

@@ -290,9 +290,9 @@ def test_the_lora_file_names_only_the_denoisers_attention(folders: dict[str, Pat
     lines = write_lora(training.unet, tmp_path, entry)
     assert 'source = "someone/riffusion"\nrevision = "abc"' in lines
     names = load_file(tmp_path / "pytorch_lora_weights.safetensors")
-    # Four layers down and up, for the picture itself and for the caption, in each of seven blocks with attention.
+    # Four layers, down and up, in both attentions of each block: to the picture itself and to the caption.
     assert len(names) == 4 * 2 * 2 * sum("attn1.to_q.base" in name for name in training.unet.state_dict())
-    assert all(name.startswith("unet.") and ".attentions." in name and ".lora_" in name for name in names)
+    assert all(name.startswith("unet.") and ".attentions." in name and ".lora." in name for name in names)
 
 
 def test_the_curve_is_drawn(tmp_path: Path) -> None:
