@@ -18,9 +18,12 @@ from rich.progress import Progress
 
 from shared.contracts import LOUDNESS_LUFS, Quality
 from shared.errors import RiffarmError
+from workers.seed_command import HELP as SEED_IMAGE_HELP
+from workers.seed_command import seed_image
 from workers.training.finetune_cli import commands as finetune_commands
 
 commands = typer.Typer()
+commands.command(name="seed-image", help=SEED_IMAGE_HELP)(seed_image)
 commands.add_typer(finetune_commands)
 AsJson = Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")]
 
@@ -117,21 +120,6 @@ def _training_log(model: Path) -> Path:
     """The log of a model's training: the built-in one's is kept with its report, another's lies beside its folder."""
     is_built_in = model.resolve() == BUILT_IN_MODEL.resolve()
     return (REPORT_FOLDER if is_built_in else model.parent) / "training_log.jsonl"
-
-
-@commands.command(name="seed-image")
-def seed_image(
-    names: Annotated[list[str] | None, typer.Argument(help="Which; all, with their index, when left out.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("out") / "seed_images",
-    as_json: AsJson = False,
-) -> None:
-    """Draw the built-in seed images anew."""
-    from workers.seed_images import PATTERNS, write_seed_images
-
-    unknown = [name for name in names or () if name not in PATTERNS]
-    if unknown:
-        raise typer.BadParameter(f"no such seed image: {', '.join(unknown)}; there are {', '.join(PATTERNS)}")
-    _tell(write_seed_images(folder, names or tuple(PATTERNS)), as_json=as_json)
 
 
 @commands.command()

@@ -33,7 +33,7 @@ from tests.benchmarks.sound_stream import chunks, layout
 from workers import mastering
 from workers.seed_images import PATTERNS
 from workers.spectrogram import Array, image_from_mel_amplitudes, mel_amplitudes_from_image
-from workers.training.synthesise import loop_from_score, loop_mel_amplitudes
+from workers.training.synthesise import loop_mel_amplitudes
 
 PARAMS: Final = SpectrogramParams()
 _PATTERN: Final = "og_beat"
@@ -64,8 +64,8 @@ class LongTrack:
 def click_picture(params: SpectrogramParams) -> Image.Image:
     """A frame of drums, bass and organ with a click on each beat."""
     pattern = PATTERNS[_PATTERN]
-    loop = loop_from_score(*pattern.score(), pattern.beats, params)
-    loop[:: len(loop) // pattern.beats] += np.float32(_CLICK)
+    loop = pattern.loop(params)
+    loop[:: len(loop) // pattern.grid.beats] += np.float32(_CLICK)
     return image_from_mel_amplitudes(loop_mel_amplitudes(loop, params), params)
 
 

@@ -33,7 +33,7 @@ from workers.spectrogram import (
     mel_amplitudes_from_waveform,
 )
 from workers.training.dataset import draw_pieces
-from workers.training.synthesise import loop_from_piece, loop_from_score, loop_mel_amplitudes
+from workers.training.synthesise import loop_from_piece, loop_mel_amplitudes
 
 Split = Literal["tune", "held_out"]
 Kind = Literal["model frames", "seed images", "synthesised clips", "your audio"]
@@ -128,8 +128,7 @@ def _frame(prompt: str, seed: int) -> Frame:
 
 def _seed_images(params: SpectrogramParams) -> Iterator[Picture]:
     for name, entry in seed_images().items():
-        notes, strokes = PATTERNS[name].score()
-        loop = loop_from_score(notes, strokes, PATTERNS[name].beats, params)
+        loop = PATTERNS[name].loop(params)
         with Image.open(entry.path) as image:
             yield Picture(name, "seed images", mel_amplitudes_from_image(image, params), loop[None])
 

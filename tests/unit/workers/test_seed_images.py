@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from shared.catalogue import seed_images
 from shared.spectrogram_params import SpectrogramParams
@@ -32,13 +33,21 @@ def test_drawing_anew_gives_the_committed_picture(name: str, tmp_path: Path) -> 
 def test_the_index_tells_the_truth() -> None:
     """Hashes, sizes, tempo and metre in the index are those of the files, whole bars each."""
     entries = seed_images()
-    assert list(entries) == ["og_beat", "agile", "marim", "motorway", "vibes"]
+    assert list(entries) == list(PATTERNS)
+    assert list(entries)[:5] == ["og_beat", "agile", "marim", "motorway", "vibes"]
+    assert {"3/4", "4/4", "5/4", "6/8", "7/8"} == {entry.meter for entry in entries.values()}
     for entry in entries.values():
         assert hashlib.sha256(entry.path.read_bytes()).hexdigest() == entry.sha256
         with Image.open(entry.path) as image:
             assert image.size == (entry.columns, GRID.mel_bins)
+            image.load()
+            assert isinstance(image, PngImageFile)
+            said = image.text
+            assert image.getexif()[0x010E].startswith(f"{entry.title}: {entry.tempo_bpm:.2f} bpm, {entry.beats} beats")
+        assert (said["meter"], said["beats"], said["Title"]) == (entry.meter, str(entry.beats), entry.title)
         assert entry.duration_s == entry.columns / GRID.columns_per_s
-        assert entry.tempo_bpm == entry.beats * 60 / entry.duration_s
+        assert float(said["tempo_bpm"]) == entry.tempo_bpm
+        assert entry.tempo_bpm == pytest.approx(entry.beats * 60 / entry.duration_s, abs=1e-4)
         assert entry.beats % int(entry.meter.partition("/")[0]) == 0
 
 
