@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
@@ -59,7 +60,7 @@ class LatentPool:
             own = [shard for shard in range(index, _shards(self._data), count) if not self._path(shard).exists()]
             if own:
                 settings = (self._data, self._vae, self._folder, own)
-                self._makers.append(context.Process(target=make_shards, args=settings, daemon=True))
+                self._makers.append(context.Process(target=_work, args=settings, daemon=True))
                 self._makers[-1].start()
         return self
 
@@ -110,10 +111,17 @@ def _shards(data: DataRecipe) -> int:
     return -(-data.train_clips // data.shard_clips)
 
 
-def make_shards(data: DataRecipe, vae: Path, folder: Path, shards: Sequence[int]) -> None:
-    """Make these files of latents one after the other; ends early when the process that began this one is gone."""
+def _work(data: DataRecipe, vae: Path, folder: Path, shards: Sequence[int]) -> None:
+    """What a process of the pool does."""
+    # Ctrl-C is for the training, which then ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     be_single_threaded()
     os.nice(NICENESS)
+    make_shards(data, vae, folder, shards)
+
+
+def make_shards(data: DataRecipe, vae: Path, folder: Path, shards: Sequence[int]) -> None:
+    """Make these files of latents one after the other; ends early when the process that began this one is gone."""
     model = AutoencoderKL.from_pretrained(vae).eval().to(device())
     pieces = draw_pieces(data.train_clips, data.train_seed)
     drawn = _drawn_before(data, folder.parent)

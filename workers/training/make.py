@@ -57,6 +57,8 @@ def make_model(recipe: Recipe, folder: Path, model: Path, start: Path | None = N
 
 def _begin(recipe: Recipe, folder: Path, start: Path | None) -> None:
     """Note in an empty folder what it is for, or see that it is for this."""
+    if start and not (start / "model_index.json").is_file():
+        raise RecipeError(f"--from {start}: must be a model's folder in diffusers' layout; it has no model_index.json")
     wanted = {**flat(recipe), "from": weights_sha256(start) if start else "nothing"}
     note = folder / "recipe.json"
     if note.exists():

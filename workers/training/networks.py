@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from diffusers import (
@@ -18,7 +20,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from workers.training.recipe import UnetRecipe, VaeRecipe
@@ -26,7 +28,7 @@ from workers.training.recipe import UnetRecipe, VaeRecipe
 LATENT_CHANNELS: Final = 4
 LATENT_FACTOR: Final = 8
 MAX_TOKENS: Final = 77
-_START, _END = "<|startoftext|>", "<|endoftext|>"
+_START, _END, _WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 _WORDS: Final = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
@@ -111,38 +113,61 @@ def scheduler() -> DPMSolverMultistepScheduler:
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int, folder: Path) -> CLIPTokenizer:
-    """A byte-pair tokenizer in CLIP's own form, learnt from captions and saved in `folder`."""
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="", unk_token=_END))
-    bpe.normalizer = normalizers.Sequence(
+    """A byte-pair tokenizer in CLIP's own form of at most `vocabulary` tokens, learnt from captions, in a new `folder`.
+
+    Every byte has its tokens, so that any prompt has. The same captions give the same tokens, which the library's own
+    trainer does not promise.
+    """
+    normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
     words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
     bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, bytewise])
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        special_tokens=[_START, _END],
-        show_progress=False,
-    )
-    bpe.train_from_iterator(captions, trainer)
-    learnt = json.loads(bpe.to_str())["model"]
-    return _save_tokenizer(learnt["vocab"], learnt["merges"], sorted(alphabet), folder)
-
-
-def _save_tokenizer(vocabulary: dict[str, int], merges: list[Any], alphabet: list[str], folder: Path) -> CLIPTokenizer:
-    """Write vocab.json and merges.txt, every byte included, so that any prompt has tokens."""
-    for piece in (form for byte in alphabet for form in (byte, byte + "</w>")):
-        vocabulary.setdefault(piece, len(vocabulary))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    splitter = pre_tokenizers.Sequence([words, bytewise])
+    counts: Counter[str] = Counter()
+    for caption, times in Counter(captions).items():
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)):
+            counts[word] += times
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [_START, _END, *alphabet, *(byte + _WORD_END for byte in alphabet)]
+    merges = _merges(counts, vocabulary - len(tokens))
+    tokens += ["".join(pair) for pair in merges]
+    folder.mkdir(parents=True)
+    numbered = {token: number for number, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(numbered, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def _merges(words: Counter[str], most: int) -> list[tuple[str, str]]:
+    """The pairs to join in turn: each time the most frequent, of equal ones the last in the alphabet."""
+    splits = {word: [*word[:-1], word[-1] + _WORD_END] for word in words}
+    merges: list[tuple[str, str]] = []
+    while len(merges) < most:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in splits.items():
+            for pair in pairwise(parts):
+                pairs[pair] += words[word]
+        if not pairs:
+            break
+        merges.append(max(pairs, key=lambda pair: (pairs[pair], pair)))
+        splits = {word: _joined(parts, merges[-1]) for word, parts in splits.items()}
+    return merges
+
+
+def _joined(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """Parts of a word with each occurrence of a pair made one."""
+    joined: list[str] = []
+    for part in parts:
+        # A part that a join has just made is longer than the pair's first.
+        if joined and (joined[-1], part) == pair:
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
 
 
 def tokens_from_captions(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:

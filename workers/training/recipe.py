@@ -91,7 +91,7 @@ class UnetRecipe:
     text_width: Count
     text_layers: Count
     vocabulary: Annotated[int, Field(ge=515)]
-    """Tokens at most; every byte has two, and there are a start and an end."""
+    """Tokens at most; 514 of them are every byte, within a word and at its end, and a text's start and end."""
     steps: Count
     batch: Count
     learning_rate: Positive
