@@ -24,6 +24,7 @@ from workers.training.demo_track import demo_plan
 from workers.training.features import Features, features_from_pixels
 from workers.training.honesty import logged, nearest, other_seeds
 from workers.training.listeners import ATTRIBUTES, CLASSES, Listeners, taught
+from workers.training.loop import untold
 from workers.training.musicality import (
     chroma_from_pixels,
     key_margin,
@@ -446,12 +447,14 @@ def test_the_command_writes_a_report_and_one_line_of_json(model: Path, tmp_path:
     assert figures == json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert figures["model"]["sha256"] in text
+    assert "| All of it | **FAIL** |" in text
+    assert all(target in text for target in ("≥ 0.80", "≥ 0.60", "≤ 8", "≥ 0.05", "≥ 0.70", "< 20", "≥ 30"))
     drawn = {path.name: path.stat().st_size for path in (tmp_path / "report").glob("*.png")}
     assert set(drawn) == {"genres.png", "instruments.png", "round_trips.png", "confusion.png"}
     assert all(f"({name})" in text and size < 400_000 for name, size in drawn.items())
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.np?")}
-    second = _run(*where)
-    assert json.loads(second.stdout.splitlines()[-1]) == figures
+    again = evaluate.evaluate(model, tmp_path / "work", tmp_path / "no log", untold, prompts=8)
+    assert again.figures == figures
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.np?")} == kept
 
 
