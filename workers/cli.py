@@ -102,7 +102,7 @@ def evaluate(
 
     is_whole = model.resolve() == BUILT_IN_MODEL.resolve() and prompts is None and steps is None
     target = output or (REPORT_FOLDER if is_whole else OTHER_REPORT_FOLDER)
-    log = _training_log(model)
+    log = _training_log(model, target)
     console = Console(stderr=True, highlight=False)
     try:
         with shown(console) as tell:
@@ -116,10 +116,12 @@ def evaluate(
     console.print(f"The report is {target / 'report.md'}", markup=False, soft_wrap=True)
 
 
-def _training_log(model: Path) -> Path:
-    """The log of a model's training: the built-in one's is kept with its report, another's lies beside its folder."""
-    is_built_in = model.resolve() == BUILT_IN_MODEL.resolve()
-    return (REPORT_FOLDER if is_built_in else model.parent) / "training_log.jsonl"
+def _training_log(model: Path, target: Path) -> Path:
+    """The log of a model's training: with the report, or beside the model's folder; the built-in one's is kept here."""
+    name = "training_log.jsonl"
+    if model.resolve() == BUILT_IN_MODEL.resolve():
+        return REPORT_FOLDER / name
+    return target / name if (target / name).exists() else model.parent / name
 
 
 @commands.command()
