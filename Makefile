@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 # Where Python may keep no compiled modules, each of the tests' hundreds of processes reads all of torch's source anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up test test-unit test-farms test-faults test-fuzz test-load openapi check bench bench-sound bench-render bench-farm gallery lock clean
+.PHONY: help setup demo up test test-unit test-farms test-faults test-fuzz test-load openapi check bench bench-sound bench-render bench-farm gallery listen lock clean
 
 help:            ## Show what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -83,6 +83,9 @@ bench-farm: setup  ## Measure what the farm itself costs, with a model that cost
 
 gallery: setup   ## Draw what each parameter does, into docs/rendering; four minutes, less when asked again
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m tests.benchmarks.gallery
+
+listen: setup    ## Make a page to see and hear what the model learns from, in out/listen (ARGS="--model FOLDER": and the model)
+	OMP_NUM_THREADS=1 nice $(BIN)/riffarm listen $(ARGS)
 
 lock: setup      ## Make the locks anew from pyproject.toml
 	$(COMPILE) --all-extras --output-file requirements.lock

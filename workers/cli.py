@@ -1,4 +1,4 @@
-"""Commands of the workers' side of the house: `riffarm train|fine-tune|evaluate|seed-image|convert|doctor|recover`.
+"""Commands of the workers' side: `riffarm train|fine-tune|evaluate|listen|seed-image|convert|doctor|recover`.
 
 Owns options and what is printed. The work is in the modules of the same names, imported only when a command
 runs, since torch takes seconds to load.
@@ -21,10 +21,12 @@ from shared.errors import RiffarmError
 from workers.seed_command import HELP as SEED_IMAGE_HELP
 from workers.seed_command import seed_image
 from workers.training.finetune_cli import commands as finetune_commands
+from workers.training.listen_command import listen
 
 commands = typer.Typer()
 commands.command(name="seed-image", help=SEED_IMAGE_HELP)(seed_image)
 commands.add_typer(finetune_commands)
+commands.command()(listen)
 AsJson = Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")]
 
 BUILT_IN_MODEL: Final = Path(__file__).parent / "models" / "riffarm-mini"
