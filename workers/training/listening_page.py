@@ -14,7 +14,6 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from workers.training.captions import TEMPO_WORDS
 from workers.training.score import BAR_BEATS, DRUM_PATTERNS, GENRES, INSTRUMENT_NAMES, ROOTS, Piece
 
 TAKES: Final = {"played": "As played", "picture": "From its picture", "model": "Model"}
@@ -33,7 +32,8 @@ _CARD: Final = Template("""\
     <label><input type="checkbox" class="loop" checked>Loop</label>
   </div>
   <dl>$attributes</dl>
-  <details><summary>Captions</summary><ul>$captions</ul></details>
+  <h3>Captions, drawn as the training draws them</h3>
+  <ul>$captions</ul>
 </article>
 """)
 _PICTURE: Final = Template("""\
@@ -153,16 +153,15 @@ def _pictures(example: Example) -> Iterable[str]:
 
 
 def _attributes(piece: Piece) -> dict[str, str]:
-    """What there is to know of a piece; a kit only where there are drums."""
-    kit = {} if piece.drums == "no drums" else {"kit": piece.kit}
+    """What there is to know of a piece; without drums there is no kit."""
+    has_drums = piece.drums != "no drums"
     return {
         "genre": piece.genre,
         "instrument": piece.instrument,
-        "drums": piece.drums.removesuffix(" drums"),
-        **kit,
+        "drums": piece.drums.removesuffix(" drums") if has_drums else "none",
+        "kit": piece.kit if has_drums else "none",
         "key": f"{_ROOT_NAMES[piece.root]} {piece.mode}",
-        "tempo": f"{TEMPO_WORDS[piece.beats].removesuffix(' tempo')}, {piece.tempo_bpm:.0f} bpm",
-        "metre": f"{BAR_BEATS[piece.beats]}/4",
+        "tempo": f"{piece.tempo_bpm:.0f} bpm, {BAR_BEATS[piece.beats]}/4",
         "tone": piece.tone,
         "space": piece.space,
     }
