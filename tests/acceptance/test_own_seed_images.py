@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from numpy.typing import NDArray
 
 from tests.conftest import Farm
 from workers.seed_beat import onsets_from_waveform
@@ -45,14 +46,19 @@ def test_a_pattern_keeps_its_beat_through_a_farm(farm: Farm, tmp_path: Path, tem
     sound, rate_hz = soundfile.read(io.BytesIO(httpx.get(url).content), dtype="float32")
     assert rate_hz == GRID.sample_rate_hz
     onsets = onsets_from_waveform(sound).all
-    steps_per_s = len(onsets) / (len(sound) / rate_hz)
     beat_s = 60 / (tempo_bpm or 93.75)
     # From the second beat on: the sound's own start is no onset.
     for beat in range(1, BEATS):
-        around = (np.arange(-0.12, 0.12, 1 / steps_per_s) + beat * beat_s) * steps_per_s
-        places = np.rint(around).astype(int)
-        loudest = places[int(np.argmax(onsets[places]))] / steps_per_s
-        assert abs(loudest - beat * beat_s) <= NEAR_S, (beat, loudest)
+        off_s, strength = beginning(onsets, len(sound) / rate_hz, beat * beat_s)
+        assert abs(off_s) <= NEAR_S, (beat, off_s)
+        assert strength > 3 * beginning(onsets, len(sound) / rate_hz, (beat + 0.5) * beat_s)[1]
+
+
+def beginning(onsets: NDArray[np.float64], duration_s: float, at_s: float) -> tuple[float, float]:
+    """How far from `at_s` the middle of what begins around there is, and how much that is."""
+    off_s = np.arange(-0.08, 0.08, duration_s / len(onsets))
+    near = onsets[np.rint((off_s + at_s) * len(onsets) / duration_s).astype(int)] ** 2
+    return float(np.sum(off_s * near) / near.sum()), float(near.sum())
 
 
 def test_wrong_calls_end_in_one_line_that_names_the_option(tmp_path: Path) -> None:
