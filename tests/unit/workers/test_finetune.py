@@ -205,7 +205,7 @@ def test_the_command_leaves_what_a_farm_serves(
 ) -> None:
     """The loss on fixed noise falls; the entry it wrote loads, and draws other pictures than the model did."""
     output = tmp_path / "My Tones"
-    options = ["--full", "--learning-rate", 0.005] if kind == "full" else ["--rank", 4]
+    options = ["--learning-rate", 0.005, *(["--full"] if kind == "full" else ["--rank", 4])]
     result = called(audio, "--model", folders["epsilon"], "--output", output, "--steps", 10, "--json", *options)
     answer = json.loads(result.stdout.splitlines()[-1])
     # Half a frame apart: two slices of 7.7 s, one of 5.2 s.
@@ -214,7 +214,7 @@ def test_the_command_leaves_what_a_farm_serves(
     assert {"models.toml", "training_log.jsonl", "training.png"} < names
     assert ("pytorch_lora_weights.safetensors" in names) == (kind == "lora")
     first, last = fixed_losses(output)
-    assert last < 0.99 * first
+    assert last < 0.995 * first
     entry = models(output / "models.toml")["my-tones"]
     assert len(entry.loras) == (kind == "lora")
     before = ModelEntry("before", str(folders["epsilon"]), "main", "main")
