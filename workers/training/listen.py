@@ -37,9 +37,9 @@ CAPTIONS: Final = 3
 """Captions shown for a piece, drawn as the training draws them."""
 _PICTURE_SIZE: Final = (512, 256)
 _JPEG_QUALITY: Final = 60
-_WHOLE: Final = replace(FORMATS["mp3"], compression_level=0.6)
+_WHOLE: Final = replace(FORMATS["mp3"], compression_level=0.8)
 # A picture holds nothing above 10 kHz: half the rate loses nothing.
-_HALF_RATE: Final = replace(FORMATS["mp3"], compression_level=0.7, rates_hz=(22_050,))
+_HALF_RATE: Final = replace(FORMATS["mp3"], compression_level=0.9, rates_hz=(22_050,))
 _LEADS_PER_S: Final = 25
 
 Pixels = NDArray[np.uint8]

@@ -88,7 +88,8 @@ def test_the_page_comes_with_sounds_of_one_loudness_and_small_pictures(
         assert levels.true_peak_dbtp < 0
         assert path.stat().st_size < 50_000
     (picture,) = (tmp_path / "out" / str(one["src"]) for one in tags.named("img"))
-    assert Image.open(picture).size == (512, 256)
+    with Image.open(picture) as image:
+        assert image.size == (512, 256)
     assert picture.stat().st_size < 40_000
 
 
