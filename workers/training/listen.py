@@ -78,21 +78,21 @@ def write_listening_page(folder: Path, count: int, seed: int, model: Path | None
 def dealt_pieces(count: int, seed: int) -> list[Piece]:
     """Pieces whose genres, instruments and drums are dealt from shuffled decks; all else is drawn.
 
-    So each value comes up as often as any other, but for one, and none is picked by hand.
+    So each value comes up as often as any other, but for one, and none is picked by hand. More from the same seed begin
+    with the same ones.
     """
     rng = random.Random(seed)
-    decks = [_deck(values, count, rng) for values in (GENRES, INSTRUMENT_NAMES, DRUM_PATTERNS)]
+    decks = [_dealt(values, random.Random(rng.random())) for values in (GENRES, INSTRUMENT_NAMES, DRUM_PATTERNS)]
     return [
         replace(draw_piece(rng), genre=genre, instrument=instrument, drums=drums)
-        for genre, instrument, drums in zip(*decks, strict=True)
+        for _, genre, instrument, drums in zip(range(count), *decks, strict=False)
     ]
 
 
-def _deck(values: Sequence[str], count: int, rng: random.Random) -> list[str]:
-    rounds = -(-count // len(values))
-    cards = [card for _ in range(rounds) for card in rng.sample(values, len(values))][:count]
-    rng.shuffle(cards)
-    return cards
+def _dealt(values: Sequence[str], rng: random.Random) -> Iterator[str]:
+    """A deck dealt to its end, shuffled, and dealt again."""
+    while True:
+        yield from rng.sample(values, len(values))
 
 
 def _examples(pieces: Sequence[Piece], folder: Path, player: Player | None) -> Iterator[Example]:

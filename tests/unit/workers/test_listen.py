@@ -49,13 +49,13 @@ def _example(piece: Piece = PIECE, takes: tuple[Take, ...] = DATA, prompt: str =
 
 
 def test_every_genre_instrument_and_drum_pattern_is_dealt_as_often_as_any_other() -> None:
-    """But for one; the same seed deals the same, another one something else."""
+    """But for one; the same seed deals the same, however many, another one something else."""
     pieces = listen.dealt_pieces(40, seed=1)
     for name, values in (("genre", GENRES), ("instrument", INSTRUMENT_NAMES), ("drums", DRUM_PATTERNS)):
         counts = Counter(getattr(piece, name) for piece in pieces)
         assert set(counts) == set(values)
         assert max(counts.values()) - min(counts.values()) <= 1
-    assert pieces == listen.dealt_pieces(40, seed=1)
+    assert pieces[:7] == listen.dealt_pieces(7, seed=1)
     assert pieces != listen.dealt_pieces(40, seed=2)
 
 
