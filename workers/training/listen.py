@@ -41,6 +41,8 @@ _WHOLE: Final = replace(FORMATS["mp3"], compression_level=0.8)
 # A picture holds nothing above 10 kHz: half the rate loses nothing.
 _HALF_RATE: Final = replace(FORMATS["mp3"], compression_level=0.9, rates_hz=(22_050,))
 _LEADS_PER_S: Final = 25
+_HEADROOM: Final = 10 ** (-1 / 20)
+"""So much lower than a job's, all alike: at these small sizes coding adds up to 1 dB to a peak."""
 
 Pixels = NDArray[np.uint8]
 Tell = Callable[[int, int], None]
@@ -64,11 +66,13 @@ def write_listening_page(folder: Path, count: int, seed: int, model: Path | None
     player = None if model is None else _player(model)
     for kind in ("sounds", "pictures"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
+    path = folder / "index.html"
+    # No older page may stand over newer sounds.
+    path.unlink(missing_ok=True)
     examples = []
     for example in _examples(dealt_pieces(count, seed), folder, player):
         examples.append(example)
         tell(len(examples), count)
-    path = folder / "index.html"
     partial = path.with_suffix(".part")
     partial.write_text(page(examples, seed, None if player is None else player.facts), encoding="utf-8")
     partial.replace(path)
@@ -157,7 +161,7 @@ def _write_picture(pixels: Pixels, folder: Path, name: str) -> str:
 
 
 def _write_sound(loop: Array, folder: Path, name: str, form: AudioFormat) -> str:
-    """Write a loop (1, sample) as loud as a finished job's, limited and resampled as if it had played forever."""
+    """Write a loop (1, sample) as loud as all others; limited and resampled as if it had played forever."""
     path = folder / "sounds" / f"{name}{form.suffix}"
     levels = levels_from_chunks([loop], GRID.sample_rate_hz)
     gain = np.float32(gain_from_levels(levels, LOUDNESS_LUFS))
@@ -171,5 +175,5 @@ def _write_sound(loop: Array, folder: Path, name: str, form: AudioFormat) -> str
             loop_tail=levels.tail * gain,
             lead_samples=lead_samples,
         ):
-            write(block.T)
+            write(block.T * np.float32(_HEADROOM))
     return path.relative_to(folder).as_posix()
