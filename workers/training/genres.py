@@ -42,7 +42,7 @@ def _ambient(harmony: Harmony, bar: int, rng: random.Random) -> Iterator[Note]:
     """Held open chords, one slow note above, a drone below."""
     whole = float(harmony.bar_beats)
     yield from harmony.chord(bar, 0, whole, (0, 4, 8), level=0.7)
-    yield harmony.melody(bar, rng.choice((1.0, 1.5)), whole / 2, level=0.6)
+    yield harmony.melody(bar, rng.choice((1.0, 2.0)), whole / 2, level=0.6)
     yield harmony.bass(bar, 0, whole, 0, "drone bass")
 
 
@@ -111,12 +111,12 @@ def _reggae(harmony: Harmony, bar: int, rng: random.Random) -> Iterator[Note]:
 
 
 def _bossa_nova(harmony: Harmony, bar: int, rng: random.Random) -> Iterator[Note]:
-    """Soft chords in the clave's rhythm, root and fifth below, a melody that ties over."""
+    """Soft chords in the clave's rhythm, root and fifth below, a melody with an upbeat."""
     for start in (0.0, 1.5, 3.0) if bar % 2 == 0 else (1.0, 2.5):
         if start < harmony.bar_beats:
             yield from harmony.chord(bar, start, 0.9, (0, 2, 4, 6), level=0.7)
-    for start in (0.5, 1.5, 2.5):
-        yield harmony.melody(bar, start, 0.9, level=0.85)
+    for start, length in ((0.5, 0.45), (1.0, 0.9), (2.0, 0.9)):
+        yield harmony.melody(bar, start, length, level=0.85)
     for start, step in ((0.0, 0), (1.5, 4), (2.0, 4), (3.5, 0)):
         if start < harmony.bar_beats:
             yield harmony.bass(bar, start, 0.9 if step == 0 else 0.45, step, "round bass")

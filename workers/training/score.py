@@ -15,7 +15,7 @@ from workers.training import drums
 from workers.training.drums import Stroke
 from workers.training.genres import STYLES
 from workers.training.harmony import MODES, Harmony, Note
-from workers.training.timbres import INSTRUMENTS
+from workers.training.timbres import INSTRUMENTS, RANGES
 
 __all__ = [
     "BAR_BEATS",
@@ -97,7 +97,10 @@ def notes_from_piece(piece: Piece) -> list[Note]:
     late = {start: rng.gauss(0, looseness_beats) for start in sorted({note.start for note in written})}
     return [
         replace(
-            note, start=note.start + _at_most(late[note.start], 2 * looseness_beats), level=_touched(note.level, rng)
+            note,
+            start=note.start + _at_most(late[note.start], 2 * looseness_beats),
+            pitch=_in_range(note.pitch, note.voice),
+            level=_touched(note.level, rng),
         )
         for note in written
     ]
@@ -108,6 +111,14 @@ def strokes_from_piece(piece: Piece) -> list[Stroke]:
     rng = random.Random(piece.seed + 1)
     struck = drums.strokes(piece.drums, piece.beats, BAR_BEATS[piece.beats], rng)
     return [replace(stroke, level=_touched(stroke.level, rng)) for stroke in struck]
+
+
+def _in_range(pitch: int, voice: str) -> int:
+    """A written pitch in the octave nearest to it that an instrument has; basses have them all."""
+    if voice not in RANGES:
+        return pitch
+    low, high = (bound - 12 * INSTRUMENTS[voice].octave for bound in RANGES[voice])
+    return pitch - 12 * max(0, -(-(pitch - high) // 12)) + 12 * max(0, -(-(low - pitch) // 12))
 
 
 def _at_most(value: float, limit: float) -> float:

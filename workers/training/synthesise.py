@@ -35,21 +35,24 @@ class Levels(NamedTuple):
 
 
 GENRE_LEVELS: Final = {
-    "ambient": Levels(bass=0.40, drums=1.3),
-    "classical": Levels(bass=0.35, drums=1.6),
-    "jazz": Levels(bass=0.50, drums=1.7),
-    "folk": Levels(bass=0.40, drums=1.7),
-    "bossa nova": Levels(bass=0.45, drums=1.7),
+    "ambient": Levels(bass=0.40, drums=1.8),
+    "classical": Levels(bass=0.35, drums=2.0),
+    "jazz": Levels(bass=0.50, drums=2.0),
+    "folk": Levels(bass=0.40, drums=2.0),
+    "bossa nova": Levels(bass=0.45, drums=2.0),
     "techno": Levels(bass=0.50, drums=2.5),
     "funk": Levels(bass=0.55, drums=2.3),
     "reggae": Levels(bass=0.70, drums=2.0),
     "hip hop": Levels(bass=0.75, drums=2.5),
 }
 """Mixes that differ from the usual one, by genre."""
+SOFT_PATTERNS: Final = {"swing drums": 1.7, "latin drums": 1.7}
+"""How much louder patterns are mixed that have no strong drum: ride and shaker must be heard as a kick is."""
 
 
 def loop_from_piece(piece: Piece, params: SpectrogramParams) -> Array:
     """One frame of sound, shape (sample,), peak 0.9; its end runs into its start."""
+    levels = GENRE_LEVELS.get(piece.genre, Levels())
     return loop_from_score(
         notes_from_piece(piece),
         strokes_from_piece(piece),
@@ -58,7 +61,7 @@ def loop_from_piece(piece: Piece, params: SpectrogramParams) -> Array:
         kit=piece.kit,
         tone=piece.tone,
         space=piece.space,
-        levels=GENRE_LEVELS.get(piece.genre, Levels()),
+        levels=levels._replace(drums=levels.drums * SOFT_PATTERNS.get(piece.drums, 1.0)),
     )
 
 

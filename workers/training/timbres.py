@@ -222,6 +222,28 @@ INSTRUMENTS: Final[dict[str, Timbre]] = {
 }
 """The instruments a caption may name."""
 
+RANGES: Final[dict[str, tuple[int, int]]] = {
+    "piano": (28, 100),
+    "electric piano": (28, 96),
+    "organ": (36, 96),
+    "acoustic guitar": (40, 84),
+    "electric guitar": (40, 86),
+    "harp": (36, 98),
+    "strings": (43, 96),
+    "cello": (36, 74),
+    "choir": (45, 84),
+    "flute": (60, 97),
+    "clarinet": (50, 91),
+    "trumpet": (53, 86),
+    "synth": (36, 96),
+    "pad": (36, 91),
+    "vibraphone": (53, 89),
+    "marimba": (45, 96),
+    "bells": (67, 108),
+    "accordion": (41, 93),
+}
+"""The lowest and highest sounding MIDI pitch of each instrument; what is written beyond is played an octave nearer."""
+
 BASSES: Final[dict[str, Timbre]] = {
     "drone bass": Timbre((1.0, 0.3, 0.1), attack_s=0.2, release_s=0.3),
     "bowed bass": Timbre(_falling(6, 1.2), attack_s=0.06, release_s=0.1, vibrato_cents=10.0),

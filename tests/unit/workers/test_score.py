@@ -22,6 +22,7 @@ from workers.training.score import (
     notes_from_piece,
     strokes_from_piece,
 )
+from workers.training.timbres import INSTRUMENTS, RANGES
 
 PIECE = Piece("jazz", "piano", "swing drums", "acoustic", 9, "minor", 12, "plain", "room", seed=1)
 IN_KEY = {"major": {0, 2, 4, 5, 7, 9, 11}, "minor": {0, 2, 3, 5, 7, 8, 10}}
@@ -59,6 +60,16 @@ def test_notes_are_in_key_and_within_the_clip(genre: str, beats: int) -> None:
                 assert 0 < note.length <= beats
                 assert 0 < note.level <= 1
                 assert 28 <= note.pitch <= 100
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENT_NAMES)
+def test_instruments_stay_within_their_range(instrument: str) -> None:
+    low, high = RANGES[instrument]
+    octave = 12 * INSTRUMENTS[instrument].octave
+    for genre in GENRES:
+        for root in ROOTS.values():
+            for note in notes_from_piece(replace(PIECE, genre=genre, instrument=instrument, root=root, seed=root)):
+                assert note.is_bass or low <= note.pitch + octave <= high
 
 
 def test_a_piece_is_the_same_every_time() -> None:
