@@ -87,10 +87,18 @@ class Killer:
     def rest(self) -> None:
         """Wait for a moment, and then until somebody is at work: a farm that only starts has nothing to lose."""
         self._farm.wait_s(self._draw.uniform(*PAUSE_S))
+        self._start_ended()
         for _ in range(MOST_WAITS):
             if self._is_somebody_at_work():
                 return
             self._farm.wait_s(0.1)
+
+    def _start_ended(self) -> None:
+        """Start workers again whose very first child was killed: Celery takes it that none can be started, and ends."""
+        for name in self._farm.workers:
+            process = self._farm[name]
+            if not process.is_running and process.said("Could not start worker processes"):
+                self._farm.start(name)
 
     def _is_somebody_at_work(self) -> bool:
         try:
