@@ -409,6 +409,10 @@ def test_the_farm_and_diffusers_render_with_what_was_made(made: Path, dtype: str
     assert stock("jazz", height=512, width=64, num_inference_steps=2).images[0].size == (64, 512)
 
 
+def test_what_was_made_does_not_say_where(made: Path) -> None:
+    assert not [path for path in made.rglob("*.json") if str(made.parent) in path.read_text(encoding="utf-8")]
+
+
 def test_the_caption_as_a_whole_joins_the_time_step(made: Path) -> None:
     """Words change what is predicted even where attention hears none of them."""
     unet, _ = networks_from(made)
