@@ -84,11 +84,13 @@ class Supervisor:
 
     def stop_all(self, last: Sequence[str]) -> None:
         """End everything in order; the processes named `last` when all others have ended."""
-        first = [process for name, process in self._processes.items() if name not in last]
-        for group in ([*first, *self._leaving.values()], [*self._processes.values()]):
-            for process in group:
+        everyone = [*self._processes.values()]
+        first = [process for process in everyone if process.name not in last]
+        # What is leaving has been told: a second signal in the last moment of an orderly end would make it a killing.
+        for told, ending in ((first, [*first, *self._leaving.values()]), (everyone, everyone)):
+            for process in told:
                 process.signal_one(signal.SIGTERM)
-            self._wait_for_end(group)
+            self._wait_for_end(ending)
 
     def _wait_for_end(self, processes: list[SupervisedProcess]) -> None:
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
