@@ -188,8 +188,12 @@ def save_model(
     """Save the whole model in half precision as a Stable Diffusion folder, safetensors alone, replacing `folder`."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    # Not where it lay while it was trained: that is nobody's business.
+    # Not where they lay while they were trained: that is nobody's business.
     vae.register_to_config(_name_or_path="vae")
+    unet.register_to_config(_name_or_path="unet")
+    # A tokenizer that was used has noted how; unused it is the same file again.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     pipeline(vae, unet, text, tokenizer).to(torch.float16).save_pretrained(fresh, safe_serialization=True)
     # The files of CLIP's own form too, for readers that know no tokenizer.json.
     tokenizer.backend_tokenizer.model.save(str(fresh / "tokenizer"))

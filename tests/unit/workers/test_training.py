@@ -456,8 +456,9 @@ def test_training_goes_on_from_a_models_weights(
     for one, other in zip(networks_from(made), networks_from(tmp_path / "model"), strict=True):
         for before, after in zip(one.parameters(), other.parameters(), strict=True):
             assert torch.allclose(before, after, atol=1e-4)
-    for part in ("vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"):
+    for part in ("vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json", "tokenizer/tokenizer.json"):
         assert (made / part).read_bytes() == (tmp_path / "model" / part).read_bytes()
+    assert not [path for path in (tmp_path / "model").rglob("*.json") if str(made) in path.read_text(encoding="utf-8")]
 
 
 # Pictures and words on their way to the model.
