@@ -41,13 +41,20 @@ def draw_curves(log: Path, picture: Path) -> None:
 
 
 def _curves(log: Path) -> Curves:
+    """Values over steps; after a line that says from what a training went on, its steps count on from the last."""
     curves: Curves = defaultdict(lambda: ([], []))
+    before = last = 0
     for line in log.read_text(encoding="utf-8").splitlines():
         figures = json.loads(line)
+        if figures["part"] == "from":
+            before = last
+        if "step" not in figures:
+            continue
+        last = before + figures["step"]
         for name, value in figures.items():
-            if name not in _HIDDEN and "step" in figures and isinstance(value, int | float):
+            if name not in _HIDDEN and isinstance(value, int | float):
                 steps, values = curves[figures["part"], name]
-                steps.append(figures["step"])
+                steps.append(last)
                 values.append(value)
     return curves
 

@@ -287,6 +287,22 @@ def test_curves_have_a_panel_for_each_figure(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("*.png")] == ["curves.png"]
 
 
+def test_steps_count_on_over_trainings_that_went_on_from_each_other(tmp_path: Path) -> None:
+    """A log of several trainings makes one line, from left to right."""
+    once, twice = tmp_path / "once.png", tmp_path / "twice.png"
+    for step in (50, 100):
+        append_log(tmp_path, {"part": "unet", "step": step, "seconds": step, "loss": 1 / step})
+    append_log(tmp_path, {"part": "from", "sha256": "a"})
+    for step in (50, 100):
+        append_log(tmp_path, {"part": "unet", "step": step, "seconds": step, "loss": 1 / (100 + step)})
+    draw_curves(tmp_path / loop.LOG_NAME, twice)
+    (tmp_path / loop.LOG_NAME).unlink()
+    for step in (50, 100, 150, 200):
+        append_log(tmp_path, {"part": "unet", "step": step, "seconds": step, "loss": 1 / step})
+    draw_curves(tmp_path / loop.LOG_NAME, once)
+    assert once.read_bytes() == twice.read_bytes()
+
+
 def test_off_a_terminal_a_line_now_and_then_tells_of_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """First and last, and one every 30 seconds between."""
     clock = SimpleNamespace(now=0.0)
