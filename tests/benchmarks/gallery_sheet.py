@@ -23,8 +23,8 @@ JAZZ: Final = "medium tempo jazz piano, swing drums"
 QUARTER: Final = 0.5
 """Pixels a column where four pictures stand side by side."""
 SIXTH: Final = 0.37
-_HIGHS: Final = 200
-"""Rows of a picture from the top, above the bass and most notes: what strikes there is drums."""
+_HIGHS: Final = 128
+"""Rows of the upper quarter of a picture, above most notes: what strikes there is drums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,6 @@ def likeness(one: Image.Image, other: Image.Image) -> float:
     return float(np.corrcoef(grey(one).ravel(), grey(other).ravel())[0, 1])
 
 
-def drums(picture: Image.Image) -> float:
-    """How much the highs come and go together: the spread of their mean level over the columns, in grey levels."""
-    return float(grey(picture)[:_HIGHS].mean(axis=0).std())
+def highs(picture: Image.Image) -> float:
+    """How dark the highs are, 0..255."""
+    return 255.0 - float(grey(picture)[:_HIGHS].mean())
