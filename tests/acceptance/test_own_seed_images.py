@@ -55,10 +55,11 @@ def test_a_pattern_keeps_its_beat_through_a_farm(farm: Farm, tmp_path: Path, tem
 
 
 def beginning(onsets: NDArray[np.float64], duration_s: float, at_s: float) -> tuple[float, float]:
-    """How far from `at_s` the middle of what begins around there is, and how much that is."""
+    """How far from `at_s` the middle of what begins around there is, and how much that is; 0 and 0 for silence."""
     off_s = np.arange(-0.08, 0.08, duration_s / len(onsets))
     near = onsets[np.rint((off_s + at_s) * len(onsets) / duration_s).astype(int)] ** 2
-    return float(np.sum(off_s * near) / near.sum()), float(near.sum())
+    strength = float(near.sum())
+    return float(np.sum(off_s * near)) / strength if strength else 0.0, strength
 
 
 def test_wrong_calls_end_in_one_line_that_names_the_option(tmp_path: Path) -> None:
