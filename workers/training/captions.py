@@ -123,6 +123,9 @@ def _tempo(piece: Piece, rng: random.Random) -> str:
 
 
 def _drums(piece: Piece, rng: random.Random) -> str:
+    """The pattern mostly, now and then only that there are drums."""
+    if piece.drums != "no drums" and rng.random() < 0.1:
+        return "drums"
     return rng.choice(DRUM_WORDINGS[piece.drums])
 
 

@@ -1,6 +1,6 @@
 """The whole making of the built-in model, stage by stage; a finished stage is never repeated.
 
-Owns the order: clips, autoencoder, tokenizer, latents, denoiser with text encoder, the model's folder. Leaves out how
+Owns the order: clips, autoencoder, tokenizer, text encoder, latents, denoiser with text encoder, the model's folder. Leaves out how
 each is done.
 """
 
@@ -16,14 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from workers.training.captions import caption_from_piece
 from workers.training.dataset import clips, draw_pieces
 from workers.training.latents import LatentPool
 from workers.training.loop import Tell, append_log, cut_log, train, untold
-from workers.training.networks import MAX_TOKENS, networks_from, save_model, train_tokenizer
+from workers.training.naming import Naming, TextTraining
+from workers.training.networks import (
+    MAX_TOKENS,
+    denoiser,
+    networks_from,
+    save_model,
+    text_encoder,
+    train_tokenizer,
+)
 from workers.training.recipe import CHANGEABLE, Recipe, RecipeError, flat
 from workers.training.steering import SteeringCheck
 from workers.training.train_unet import UnetTraining
@@ -46,7 +54,8 @@ def make_model(recipe: Recipe, folder: Path, model: Path, start: Path | None = N
     check = SteeringCheck(recipe.data, vae, tokenizer, folder)
     data, unet = recipe.data, recipe.unet
     with LatentPool(data, folder / "vae", folder / "latents", tell) as latents:
-        trainee = UnetTraining(unet, data, tokenizer, latents, check, networks_from(start) if start else None)
+        networks, naming = _networks(recipe, folder, tokenizer, start, tell)
+        trainee = UnetTraining(unet, data, tokenizer, latents, check, networks, naming)
         latents.wait(data.first_clips)
         train(trainee, folder, unet.steps, unet.check_steps, recipe.checkpoint_minutes, tell)
     trainee.use_average()
@@ -55,10 +64,34 @@ def make_model(recipe: Recipe, folder: Path, model: Path, start: Path | None = N
     append_log(folder, {"part": "model", "sha256": weights_sha256(model)})
 
 
+def _networks(
+    recipe: Recipe, folder: Path, tokenizer: CLIPTokenizer, start: Path | None, tell: Tell
+) -> tuple[tuple[UNet2DConditionModel, CLIPTextModel], Naming]:
+    """Denoiser and text encoder to train, new or those of `start`, and what guesses what captions say.
+
+    A text encoder that learns from the denoiser's error alone lets words fall together that make little difference at
+    first, and does not tell them apart later; so a new one is taught them before.
+    """
+    steps = recipe.unet.naming_steps
+    torch.manual_seed(recipe.unet.seed)
+    unet, text = networks_from(start) if start else (denoiser(recipe.unet), text_encoder(recipe.unet, tokenizer))
+    naming = Naming(unet)
+    if steps:
+        text = CLIPTextModel(text.config)
+        trainee = TextTraining(recipe.unet, recipe.data, tokenizer, unet, text, naming)
+        train(trainee, folder, steps, steps, recipe.checkpoint_minutes, tell)
+    return (unet, text), naming
+
+
 def _begin(recipe: Recipe, folder: Path, start: Path | None) -> None:
     """Note in an empty folder what it is for, or see that it is for this."""
     if start and not (start / "model_index.json").is_file():
         raise RecipeError(f"--from {start}: must be a model's folder in diffusers' layout; it has no model_index.json")
+    if start and json.loads((start / "unet" / "config.json").read_text()).get("addition_embed_type") != "text":
+        raise RecipeError(
+            f"--from {start}: its denoiser must take the caption as a whole too (addition_embed_type: text), as those "
+            "made by riffarm train do; riffarm fine-tune takes any"
+        )
     wanted = {**flat(recipe), "from": weights_sha256(start) if start else "nothing"}
     note = folder / "recipe.json"
     if note.exists():

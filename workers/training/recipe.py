@@ -103,6 +103,10 @@ class UnetRecipe:
     caption_dropout: Share
     noise_bias: Positive
     """Exponent on the evenly drawn share of the noise schedule: below 1 shows high noise more often."""
+    naming_steps: Annotated[int, Field(ge=0)]
+    """Steps in which a new text encoder learns what captions say before all else; 0 keeps the one there is."""
+    naming_weight: Weight
+    """Weight of going on with that, beside the error of the denoiser."""
     ema_decay: Share
     seed: Seed
     check_steps: Count

@@ -1,7 +1,8 @@
 """Joint training of the denoiser and its text encoder on the clips' latents.
 
 Owns the denoising loss, captions drawn anew each time, and the moving average that is shipped. Leaves out the
-autoencoder, making latents (`workers.training.latents`) and the loop around (`workers.training.loop`).
+autoencoder, making latents (`workers.training.latents`), telling captions apart (`workers.training.naming`) and the
+loop around (`workers.training.loop`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from workers.training.captions import caption_from_piece
 from workers.training.dataset import draw_pieces
 from workers.training.latents import clips_at
 from workers.training.loop import device, learning_rate
-from workers.training.networks import denoiser, scheduler, text_encoder, tokens_from_captions
+from workers.training.naming import Naming
+from workers.training.networks import scheduler, tokens_from_captions
 from workers.training.recipe import DataRecipe, UnetRecipe
+from workers.training.score import Piece
 
 Check = Callable[[UNet2DConditionModel, CLIPTextModel], dict[str, float]]
 
@@ -45,18 +48,20 @@ class UnetTraining:
         tokenizer: CLIPTokenizer,
         latents: Latents,
         check: Check,
-        start: tuple[UNet2DConditionModel, CLIPTextModel] | None = None,
+        networks: tuple[UNet2DConditionModel, CLIPTextModel],
+        naming: Naming,
     ) -> None:
-        """latents: of the training clips; start: networks to train on, new ones when left out."""
+        """latents: of the training clips; naming: the second task, which keeps what captions say apart."""
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.device = device()
-        unet, text = start or (denoiser(recipe), text_encoder(recipe, tokenizer))
+        unet, text = networks
         self.unet, self.text = unet.to(self.device).train(), text.to(self.device).train()
         if self.device.type == "cpu":
             # Plain products: at this width torch's own attention is slower on a CPU, backwards above all.
             self.unet.set_attn_processor(AttnProcessor())
-        self._weights = [*self.unet.parameters(), *self.text.parameters()]
+        self.naming = naming.to(self.device)
+        self._weights = [*self.unet.parameters(), *self.text.parameters(), *self.naming.parameters()]
         self._average = [weight.detach().clone() for weight in self._weights]
         self._optimizer = torch.optim.AdamW(self._weights, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
         self._tokenizer, self._latents, self._check = tokenizer, latents, check
@@ -71,8 +76,9 @@ class UnetTraining:
         rate = learning_rate(recipe.learning_rate, share, self.steps, recipe.warm_up_steps, recipe.decay_share)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        latents, tokens = self._batch(is_half=share < recipe.half_width_share)
-        loss, error = self._loss(latents, tokens)
+        latents, pieces = self._batch(is_half=share < recipe.half_width_share)
+        error, unnamed = self._losses(latents, pieces)
+        loss = error + recipe.naming_weight * unnamed
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
@@ -80,7 +86,7 @@ class UnetTraining:
         self.steps += 1
         decay = min(recipe.ema_decay, 1 - 1 / (self.steps / 8 + 1))
         torch._foreach_lerp_(self._average, [weight.detach() for weight in self._weights], 1 - decay)
-        return {"loss": error, "learning_rate": rate}
+        return {"loss": error.item(), "unnamed": unnamed.item(), "learning_rate": rate}
 
     def check(self) -> dict[str, float]:
         """Steering of the averaged weights."""
@@ -103,8 +109,8 @@ class UnetTraining:
             for weight, value in zip(self._weights, values, strict=True):
                 weight.copy_(value)
 
-    def _batch(self, is_half: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (frame, channel, row, column) and tokens (frame, token)."""
+    def _batch(self, is_half: bool) -> tuple[torch.Tensor, list[Piece]]:
+        """Latents (frame, channel, row, column) and their pieces."""
         there = clips_at(self._data, self.steps)
         picks = [self._rng.randrange(there) for _ in range(self.recipe.batch)]
         latents = torch.from_numpy(self._latents[picks]).float()
@@ -113,16 +119,15 @@ class UnetTraining:
             # Clips begin on a bar, and so do their halves nearly always: the beat stays where it will be in whole ones.
             start = self._rng.randrange(2) * half
             latents = latents[..., start : start + half]
-        tokens = tokens_from_captions(self._tokenizer, [self._caption(index) for index in picks])
-        return latents.contiguous().to(self.device), tokens.to(self.device)
+        return latents.contiguous().to(self.device), [self._pieces[index] for index in picks]
 
-    def _caption(self, index: int) -> str:
+    def _caption(self, piece: Piece) -> str:
         if self._rng.random() < self.recipe.caption_dropout:
             return ""
-        return caption_from_piece(self._pieces[index], self._rng)
+        return caption_from_piece(piece, self._rng)
 
-    def _loss(self, latents: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """The mean squared error of the velocity, to descend and to log."""
+    def _losses(self, latents: torch.Tensor, pieces: list[Piece]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean squared error of the velocity, and what of the captions cannot be told from them."""
         size = len(latents)
         # One time step from each of `size` parts of the schedule, more of them where noise is high: there the caption
         # alone decides, and there a rhythm's layout is learnt.
@@ -132,17 +137,19 @@ class UnetTraining:
         noise = torch.randn(latents.shape).to(self.device)
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
+        tokens = tokens_from_captions(self._tokenizer, [self._caption(piece) for piece in pieces]).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             states = self.text(tokens)[0]
             guess = self.unet(noisy, times.to(self.device), states).sample
-        loss = (guess.float() - velocity).square().mean()
-        return loss, loss.item()
+            unnamed = self.naming(self.unet.add_embedding(states), pieces)
+        return (guess.float() - velocity).square().mean(), unnamed
 
     def state(self) -> dict[str, Any]:
         """Weights, their average, optimiser, generators and step."""
         return {
             "unet": self.unet.state_dict(),
             "text": self.text.state_dict(),
+            "naming": self.naming.state_dict(),
             "average": self._average,
             "optimizer": self._optimizer.state_dict(),
             "rng": self._rng.getstate(),
@@ -153,6 +160,7 @@ class UnetTraining:
         """Go on from `state`."""
         self.unet.load_state_dict(state["unet"])
         self.text.load_state_dict(state["text"])
+        self.naming.load_state_dict(state["naming"])
         self._average = [value.to(self.device) for value in state["average"]]
         self._optimizer.load_state_dict(state["optimizer"])
         self._rng.setstate(state["rng"])

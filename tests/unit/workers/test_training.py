@@ -18,6 +18,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
 from rich.console import Console
+from transformers import CLIPTokenizer
 from typer.testing import CliRunner
 
 from tests.tiny_frames import a_frame, an_end
@@ -29,6 +30,7 @@ from workers.training.dataset import clips_path, draw_pieces, pixels_from_tensor
 from workers.training.latents import LatentPool, clips_at, make_shards, shard_path
 from workers.training.loop import append_log, cut_log, learning_rate, read_log, train
 from workers.training.make import make_model, weights_sha256
+from workers.training.naming import Naming, TextTraining
 from workers.training.networks import (
     MAX_TOKENS,
     autoencoder,
@@ -68,6 +70,7 @@ text_layers = 1
 batch = 2
 steps = 3
 warm_up_steps = 1
+naming_steps = 2
 """
 
 
@@ -174,7 +177,16 @@ def _unet_training(recipe: Recipe, folder: Path) -> UnetTraining:
     def check(unet: Any, text: Any) -> dict[str, float]:
         return {"seen": float(torch.rand(1))}
 
-    return UnetTraining(recipe.unet, recipe.data, tokenizer, latents, check)
+    torch.manual_seed(1)
+    networks = denoiser(recipe.unet), text_encoder(recipe.unet, tokenizer)
+    return UnetTraining(recipe.unet, recipe.data, tokenizer, latents, check, networks, Naming(networks[0]))
+
+
+def _text_training(recipe: Recipe, folder: Path) -> TextTraining:
+    tokenizer = CLIPTokenizer.from_pretrained(BUILT_IN_MODEL / "tokenizer", model_max_length=MAX_TOKENS)
+    torch.manual_seed(1)
+    unet, text = denoiser(recipe.unet), text_encoder(recipe.unet, tokenizer)
+    return TextTraining(recipe.unet, recipe.data, tokenizer, unet, text, Naming(unet))
 
 
 class _Cut(Exception):  # noqa: N818 — not an error, a kill
@@ -199,7 +211,7 @@ def _timeless(folder: Path) -> list[dict[str, Any]]:
     return [{name: v for name, v in line.items() if name != "seconds"} for line in read_log(folder / loop.LOG_NAME)]
 
 
-@pytest.mark.parametrize("make_trainee", [_vae_training, _unet_training])
+@pytest.mark.parametrize("make_trainee", [_vae_training, _text_training, _unet_training])
 def test_a_training_that_was_killed_goes_on_as_if_it_never_was(
     make_trainee: Callable[[Recipe, Path], Any], tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +238,7 @@ def test_a_training_that_was_killed_goes_on_as_if_it_never_was(
     assert _timeless(parts) == _timeless(whole)
     assert [line["step"] for line in _timeless(whole)] == [2, 3, 4, 6, 6, 7, 7]
     one, other = expected.state(), going_on.state()
-    for name in {"model", "unet", "text"} & one.keys():
+    for name in {"model", "unet", "text", "naming", "networks"} & one.keys():
         assert all(torch.equal(one[name][key], other[name][key]) for key in one[name])
     if "average" in one:
         assert all(map(torch.equal, one["average"], other["average"]))
@@ -404,11 +416,14 @@ def test_a_training_leaves_a_model_a_log_and_curves(made: Path, work: Path) -> N
     lines = read_log(work / loop.LOG_NAME)
     assert [(line["part"], line.get("step")) for line in lines] == [
         *[("vae", 2)] * 2,
+        *[("text", 2)] * 2,
         *[("unet", 3)] * 2,
         ("model", None),
     ]
     assert set(lines[1]) == {"part", "step", "seconds", "psnr_db"}
-    assert {"part", "step", "seconds", "loss", "learning_rate"} == set(lines[2])
+    assert set(lines[2]) == {"part", "step", "seconds", "unnamed", "learning_rate"}
+    assert set(lines[3]) == {"part", "step", "seconds", "named"}
+    assert set(lines[4]) == {"part", "step", "seconds", "loss", "unnamed", "learning_rate"}
     assert lines[-1]["sha256"] == weights_sha256(made)
     assert (work / "curves.png").stat().st_size > 1_000
     assert json.loads((made / "unet" / "config.json").read_text())["addition_embed_type"] == "text"
@@ -459,19 +474,39 @@ def test_a_folder_holds_one_training(made: Path, work: Path, tiny: Recipe) -> No
     assert flat(tiny).keys() >= CHANGEABLE
 
 
+def _are_close(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(map(lambda a, b: torch.allclose(a, b, atol=1e-4), one.parameters(), other.parameters()))
+
+
+def test_a_start_whose_denoiser_has_no_pooled_caption_is_refused(made: Path, tiny: Recipe, tmp_path: Path) -> None:
+    """In one line, before anything is done."""
+    start = tmp_path / "start"
+    shutil.copytree(made, start)
+    config = json.loads((start / "unet" / "config.json").read_text())
+    (start / "unet" / "config.json").write_text(json.dumps({**config, "addition_embed_type": None}))
+    with pytest.raises(RecipeError, match="its denoiser must take the caption as a whole too"):
+        make_model(tiny, tmp_path / "work", tmp_path / "model", start)
+    assert not list((tmp_path / "work").iterdir())
+
+
+@pytest.mark.parametrize("naming_steps", [0, 1])
 def test_training_goes_on_from_a_models_weights(
-    made: Path, work: Path, tiny: Recipe, tmp_path: Path, monkeypatch_module: Any
+    made: Path, work: Path, tiny: Recipe, tmp_path: Path, monkeypatch_module: Any, naming_steps: int
 ) -> None:
-    """The autoencoder and the tokenizer are that model's; the log begins with what it was begun from."""
+    """The autoencoder and the tokenizer are that model's, so is a text encoder that is not taught anew; the log begins
+    with what it was begun from."""
     shutil.copytree(work / "latents", tmp_path / "latents")
-    later = replace(tiny, unet=replace(tiny.unet, steps=1, learning_rate=1e-9, widths=(16, 32)))
+    unet = replace(tiny.unet, steps=1, learning_rate=1e-9, widths=(16, 32), naming_steps=naming_steps)
+    later = replace(tiny, unet=unet)
     make_model(later, tmp_path, tmp_path / "model", made)
     lines = read_log(tmp_path / loop.LOG_NAME)
     assert lines[0] == {"part": "from", "sha256": weights_sha256(made)}
-    assert {line["part"] for line in lines} == {"from", "unet", "model"}
-    for one, other in zip(networks_from(made), networks_from(tmp_path / "model"), strict=True):
-        for before, after in zip(one.parameters(), other.parameters(), strict=True):
-            assert torch.allclose(before, after, atol=1e-4)
+    assert {line["part"] for line in lines} == {"from", "unet", "model", *["text"] * naming_steps}
+    (old_unet, old_text), (new_unet, new_text) = networks_from(made), networks_from(tmp_path / "model")
+    assert _are_close(old_unet.mid_block, new_unet.mid_block)
+    # What pools the caption is taught anew with the text encoder.
+    assert _are_close(old_text, new_text) == _are_close(old_unet.add_embedding, new_unet.add_embedding)
+    assert _are_close(old_text, new_text) == (naming_steps == 0)
     for part in ("vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json", "tokenizer/tokenizer.json"):
         assert (made / part).read_bytes() == (tmp_path / "model" / part).read_bytes()
     assert not [path for path in (tmp_path / "model").rglob("*.json") if str(made) in path.read_text(encoding="utf-8")]
