@@ -1,7 +1,7 @@
 """The whole making of the built-in model, stage by stage; a finished stage is never repeated.
 
-Owns the order: clips, autoencoder, tokenizer, text encoder, latents, denoiser with text encoder, the model's folder. Leaves out how
-each is done.
+Owns the order: clips, autoencoder, tokenizer, text encoder, latents, denoiser with text encoder, the model's folder.
+Leaves out how each is done.
 """
 
 from __future__ import annotations
