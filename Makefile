@@ -28,7 +28,7 @@ setup: .venv/.installed  ## Make .venv with everything, from the hashed lock
 	@touch $@
 
 demo: setup      ## Render a 41 s track on a farm of its own, into out/
-	$(BIN)/riffarm render "slow ambient strings, no drums" "fast techno synth, four on the floor drums" \
+	$(BIN)/riffarm render "medium tempo jazz piano, swing drums" "medium tempo techno synth, four on the floor drums" \
 		--duration 40.96s --seed 4 --seed 2 --format flac --format mp3 --output out/demo.flac
 
 up: setup        ## Run a farm on this machine until Ctrl-C

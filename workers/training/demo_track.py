@@ -25,9 +25,9 @@ from workers.training.dataset import Pixels
 from workers.training.renders import pipeline_from_folder, pixels_from_waveform, waveform_from_pixels
 from workers.training.score import Piece
 
-FIRST: Final = Piece("ambient", "strings", "no drums", "acoustic", 0, "major", 6, "plain", "room", 0)
-LAST: Final = Piece("techno", "synth", "four on the floor drums", "electronic", 0, "major", 12, "plain", "room", 0)
-PROMPTS: Final = ("slow ambient strings, no drums", "fast techno synth, four on the floor drums")
+FIRST: Final = Piece("jazz", "piano", "swing drums", "acoustic", 0, "major", 8, "plain", "room", 0)
+LAST: Final = Piece("techno", "synth", "four on the floor drums", "electronic", 0, "major", 8, "plain", "room", 0)
+PROMPTS: Final = ("medium tempo jazz piano, swing drums", "medium tempo techno synth, four on the floor drums")
 """What `make demo` asks for, and what its ends should be heard as; its prompts name no key."""
 DURATION_S: Final = 40.96
 SEEDS: Final = (4, 2)
