@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 import ssl
 import threading
@@ -96,12 +97,29 @@ def receiving(context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
         server.server_close()
 
 
-@contextmanager
-def dead_receivers(count: int) -> Iterator[list[str]]:
+class DeadReceivers(NamedTuple):
     """Addresses that take a connection and never say a word."""
+
+    sockets: list[socket.socket]
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{one.getsockname()[1]}/hook" for one in self.sockets]
+
+    def connected(self) -> int:
+        """How many of them have a connection."""
+        with selectors.DefaultSelector() as selector:
+            for one in self.sockets:
+                selector.register(one, selectors.EVENT_READ)
+            return len(selector.select(0))
+
+
+@contextmanager
+def dead_receivers(count: int) -> Iterator[DeadReceivers]:
+    """So many of them."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:
-        yield [f"http://127.0.0.1:{one.getsockname()[1]}/hook" for one in sockets]
+        yield DeadReceivers(sockets)
     finally:
         for one in sockets:
             one.close()
