@@ -100,14 +100,17 @@ def test_a_negative_prompt_leads_away_from_what_it_names(mini: FramePipeline) ->
 
 
 def test_a_weight_makes_its_words_count_more_or_less(mini: FramePipeline) -> None:
-    """The heavier words are, the further is the picture from that without them."""
-    for seed in (1, 2):
-        without, light, plain, heavy = (
-            drawn(mini, clip(f"slow ambient strings, ({BEAT_WORDS}:{weight})", seed=seed))[0]
+    """The heavier words are, the further are pictures from those without them."""
+    away = np.zeros(4)
+    for seed in (1, 2, 3):
+        pictures = [
+            drawn(mini, clip(f"slow ambient strings, no drums, ({BEAT_WORDS}:{weight})", seed=seed))[0]
             for weight in (0.0, 0.3, 1.0, 1.5)
-        )
-        assert 1.5 * distance(light, without) < distance(plain, without)
-        assert 1.15 * distance(plain, without) < distance(heavy, without)
+        ]
+        away += [distance(picture, pictures[0]) for picture in pictures]
+    _, light, plain, heavy = away
+    assert 1.2 * light < plain
+    assert 1.2 * plain < heavy
 
 
 def test_guidance_makes_the_prompt_count_more(mini: FramePipeline) -> None:
@@ -283,9 +286,9 @@ def source(tmp_path: Path, og_beat: Image.Image) -> tuple[LocalDiskStore, NDArra
     return store, waveform
 
 
-def remix(strength: float, waveform: NDArray[np.float32], **fields: Any) -> Plan:
+def remix(strength: float, waveform: NDArray[np.float32], seed: int = 1, **fields: Any) -> Plan:
     sources = replace(SOURCES, source_sha256="ab" * 32, source_s=waveform.shape[-1] / GRID.sample_rate_hz)
-    keyframe = Keyframe(prompt="jazz piano", seed=1)
+    keyframe = Keyframe(prompt="jazz piano", seed=seed)
     request = RemixRequest(
         source=f"upl_{'ab' * 32}",
         keyframes=[keyframe],
@@ -319,15 +322,17 @@ def test_windows_of_a_remix_agree_where_they_overlap(
 ) -> None:
     """They share their noise there: painted far from the source, their overlap is more alike than with noises apart."""
     store, waveform = source
-    plan = remix(0.8, waveform, overlap_s=1.28)
     seeds = SeedPictures(store)
-    frames = [plan.frame(0), plan.frame(1)]
-    pictures = [seeds.pair(plan, number)[0] for number in (0, 1)]
-    apart = frames[1].model_copy(update={"noise": frames[1].noise.model_copy(update={"first_column": None})})
-    first, second, other = (
-        np.asarray(image.convert("L"), np.float64) for image in mini.render([*frames, apart], [*pictures, pictures[1]])
-    )
-    overlap = plan.overlap_columns
-    together = distance(first[:, -overlap:], second[:, :overlap])
-    assert together < 0.8 * distance(first[:, -overlap:], other[:, :overlap])
-    assert distance(first, np.asarray(pictures[0].convert("L"), np.float64)) > 5  # type: ignore[union-attr]
+    alike, unlike = 0.0, 0.0
+    for seed in (1, 2, 3):
+        plan = remix(0.8, waveform, seed, overlap_s=1.28)
+        frames = [plan.frame(0), plan.frame(1)]
+        pictures = [seeds.pair(plan, number)[0] for number in (0, 1)]
+        apart = frames[1].model_copy(update={"noise": frames[1].noise.model_copy(update={"first_column": None})})
+        images = mini.render([*frames, apart], [*pictures, pictures[1]])
+        first, second, other = (np.asarray(image.convert("L"), np.float64) for image in images)
+        overlap = plan.overlap_columns
+        alike += distance(first[:, -overlap:], second[:, :overlap])
+        unlike += distance(first[:, -overlap:], other[:, :overlap])
+        assert distance(first, np.asarray(pictures[0].convert("L"), np.float64)) > 5  # type: ignore[union-attr]
+    assert alike < 0.85 * unlike
