@@ -17,7 +17,6 @@ from shared.spectrogram_params import FRAME_COLUMNS
 from tests.benchmarks.gallery_layout import Cell, Row
 from tests.benchmarks.gallery_sheet import (
     AMBIENT,
-    BEAT_WORDS,
     JAZZ,
     SIXTH,
     TECHNO,
@@ -80,7 +79,7 @@ def weights(studio: Studio) -> Sheet:
     levels = (0, 0.5, 1, 1.5, 2)
 
     def prompt(weight: float) -> str:
-        return f"slow ambient strings, ({BEAT_WORDS}:{weight:g})"
+        return f"medium tempo classical piano, (rock drums:{weight:g})"
 
     pictures = {(seed, weight): studio.clip(clip(prompt(weight), seed)) for seed in (1, 2) for weight in levels}
 
