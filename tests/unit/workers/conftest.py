@@ -1,4 +1,4 @@
-"""The tiny checkpoint, loaded."""
+"""The tiny checkpoint, loaded, and the recipe of a training of seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from PIL import Image
 
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.tiny_frames import COLUMNS, PREDICTIONS, ROWS
+from tests.tiny_training import TINY_TOML
 from workers.diffusion import FramePipeline
+from workers.training.recipe import Recipe, read_recipe
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,17 @@ def seed_image() -> Image.Image:
     y, x = np.mgrid[0:ROWS, 0:COLUMNS]
     grey = 128 + 80 * np.sin(x / 5) * np.cos(y / 7)
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own file for a training of seconds."""
+    path = tmp_path_factory.mktemp("toml") / "tiny.toml"
+    path.write_text(TINY_TOML)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(toml: Path) -> Recipe:
+    """The recipe of that file."""
+    return read_recipe(toml)

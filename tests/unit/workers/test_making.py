@@ -16,7 +16,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.tiny_frames import a_frame, an_end
-from tests.tiny_training import TINY_TOML
 from workers.cli import BUILT_IN_MODEL, REPORT_FOLDER, commands
 from workers.diffusion import FramePipeline
 from workers.training import loop, make
@@ -41,20 +40,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 def _one_thread() -> None:
     """Rounding must not depend on how many cores there are."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's own file for a training of seconds."""
-    path = tmp_path_factory.mktemp("toml") / "tiny.toml"
-    path.write_text(TINY_TOML)
-    return path
-
-
-@pytest.fixture(scope="module")
-def tiny(toml: Path) -> Recipe:
-    """The recipe of that file."""
-    return read_recipe(toml)
 
 
 # Latents.

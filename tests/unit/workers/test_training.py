@@ -19,7 +19,6 @@ from rich.console import Console
 from transformers import CLIPTokenizer
 from typer.testing import CliRunner
 
-from tests.tiny_training import TINY_TOML
 from workers.cli import BUILT_IN_MODEL, commands
 from workers.training import loop, progress
 from workers.training.curves import draw_curves
@@ -41,20 +40,6 @@ from workers.training.train_vae import VaeTraining
 def _one_thread() -> None:
     """Rounding must not depend on how many cores there are."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's own file for a training of seconds."""
-    path = tmp_path_factory.mktemp("toml") / "tiny.toml"
-    path.write_text(TINY_TOML)
-    return path
-
-
-@pytest.fixture(scope="module")
-def tiny(toml: Path) -> Recipe:
-    """The recipe of that file."""
-    return read_recipe(toml)
 
 
 # The recipe.
